@@ -1,0 +1,88 @@
+# Every target that needs Python first makes .venv from requirements.lock, once. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PRESET ?= tiny
+ONLY ?=
+WORKERS ?= 2
+ARGS ?=
+
+# The caption and the path pass through the environment, unread by make and the shell: quotes, spaces and $ are safe.
+DEMO := $(if $(filter undefined,$(origin TARGET)),,--target="$$DEMO_TARGET")
+DEMO += $(if $(filter undefined,$(origin IMAGE)),,--image="$$DEMO_IMAGE")
+export DEMO_TARGET := $(value TARGET)
+export DEMO_IMAGE := $(value IMAGE)
+unexport TARGET IMAGE
+
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
+
+.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv from requirements.lock (6 GB; once; every other target does it by itself)
+
+demo: $(READY) ## one search on the tiny models: TARGET="a large red star on a dark background", or IMAGE=path
+	@$(PY) -m glasslib.demo $(DEMO)
+
+figures: $(READY) ## run all notebooks into results/ (PRESET=paper for the real models, ONLY=01_clip_space for one)
+	@$(PY) -m glasslib.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS)
+	@$(PY) -m glasslib.scoreboard
+
+notebooks: $(READY) ## run all notebooks and keep the outputs in them, as they are committed (ONLY=...)
+	@$(PY) -m glasslib.notebooks refresh $(ONLY) --workers $(WORKERS)
+	@$(PY) -m glasslib.scoreboard
+
+scoreboard: $(READY) ## assemble results/scoreboard.json and fill the README's numbers from it
+	@$(PY) -m glasslib.scoreboard
+
+test: $(READY) ## run the tests (ARGS="-k genetic" for some)
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(READY) ## check style and format, notebooks included
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+lab: $(READY) ## open JupyterLab on this machine only, with a token (ARGS="--no-browser")
+	@JUPYTER_PATH="$(CURDIR)/$(VENV)/share/jupyter:$$JUPYTER_PATH" $(PY) -m jupyterlab --ip=127.0.0.1 \
+	  --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+
+bench: $(READY) ## measure speed and what no notebook measures, into results/bench/
+	@$(PY) -m glasslib.bench
+	@$(PY) -m glasslib.scoreboard
+
+tinyworld: $(READY) ## train the tiny models again from scratch (hours; resumes; skips what is there)
+	@$(PY) -m glasslib.tinyworld.train
+
+lock: $(READY) ## pin the newest versions that pyproject.toml allows (ARGS=--upgrade), else only what is missing
+	@$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet $(ARGS) -o requirements.lock
+
+clean: ## remove caches and executed copies; .venv, results and trained weights stay
+	@rm -rf runs/figures demo .pytest_cache .ruff_cache
+	@find glasslib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock
+	@$(PY) -c '$(SUPPORTED)' 2>/dev/null && exit; \
+	for python in $(PYTHONS); do "$$python" -c '$(SUPPORTED)' 2>/dev/null && found="$$python" && break; done; \
+	if [ -z "$$found" ]; then \
+	  echo "glasslib needs Python 3.11, 3.12 or 3.13 with its venv module; none of these is one: $(PYTHONS)" >&2; \
+	  echo "install one (Debian: apt install python3 python3-venv), or name it: make PYTHON=/path/to/python3 setup" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$found"; "$$found" -m venv --clear $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+	@echo "installing the versions of requirements.lock into $(VENV): once, about 6 GB, some minutes"
+	@sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.txt
+	@{ $(PY) -m pip install --quiet --require-hashes -r $(VENV)/uv.txt \
+	  && UV_HTTP_TIMEOUT=300 $(PY) -m uv pip sync --python $(PY) --require-hashes requirements.lock \
+	  && $(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation -e . ; } \
+	|| { echo "uv did not manage; going on with pip, which takes longer" \
+	  && $(PY) -m pip install --require-hashes -r requirements.lock \
+	  && $(PY) -m pip install --no-deps --no-build-isolation -e . ; }
+	@touch $@

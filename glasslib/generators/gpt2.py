@@ -1,0 +1,222 @@
+"""A frozen causal language model as a `TextGenerator`: context tokens in, the sentence it goes on with out.
+
+CLIP-GLaSS searches the tokens in front of a fixed prompt. The model reads context and prompt, goes on greedily, and
+only the text after the context counts. Most of its tokens are never read (they come after end-of-text or the 50th
+character), so a row leaves the batch as soon as its text is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glasslib.latents import Tokens
+from glasslib.tensors import check_shape, map_batches
+
+COMPACT_SHARE = 0.1  # drop finished rows once they are this share of the batch: copying the cache costs about one step
+
+
+class Gpt2Generator:
+    """GPT-2, or any causal language model of transformers, as a `TextGenerator`.
+
+    The defaults are CLIP-GLaSS's decoding: greedy, 30 tokens, cut at end-of-text and at 50 characters, be it inside a
+    word. `max_characters=None, stop=(".",)` gives whole sentences instead. Rows do not depend on each other, but for
+    rounding: a matrix product may round differently in a batch of another size.
+
+    Source: Galatolo et al. 2021 (CLIP-GLaSS), section 2.3, https://arxiv.org/abs/2102.01645, and its `models.py`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        *,
+        context_length: int = 20,
+        prompt: str = "the picture of",
+        max_new_tokens: int = 30,
+        max_characters: int | None = 50,
+        stop: Sequence[str] = (),
+        batch_size: int = 128,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: a causal language model of transformers; put into evaluation mode.
+            tokenizer: the transformers tokenizer that goes with it.
+            context_length: how many tokens are searched.
+            prompt: fixed text between the context and what the model writes; the returned text starts with it.
+            max_new_tokens: most tokens written after the prompt.
+            max_characters: the text is cut to this length, prompt included; None keeps it whole.
+            stop: the written text ends before the first of these strings, such as "."; () for none.
+            batch_size: most contexts run at once; halved when memory runs out.
+
+        Raises:
+            ValueError: a prompt that is empty or holds unknown words, or more tokens than the model has positions.
+        """
+        if isinstance(stop, str) or not all(stop):
+            raise ValueError(f'stop must be a tuple of strings that are not empty, such as (".",), got {stop!r}')
+        if max_new_tokens < 1 or (max_characters is not None and max_characters < 1):
+            raise ValueError(
+                f"max_new_tokens and max_characters must be at least 1, got {max_new_tokens}, {max_characters}"
+            )
+        self._model, self._tokenizer = model.eval(), tokenizer
+        self._prompt_ids = _prompt_ids(tokenizer, prompt)
+        self._max_new_tokens, self._max_characters, self._stop = max_new_tokens, max_characters, tuple(stop)
+        self._batch_size = batch_size
+        self.latent_space = Tokens(context_length, len(tokenizer))
+        self._check_positions(context_length + len(self._prompt_ids) + max_new_tokens)
+        self._prompt_text = self._decode([self._prompt_ids])[0]
+        self._may_end, self._n_characters = self._measure_vocabulary()
+
+    def __call__(self, token_ids: Tensor | np.ndarray) -> list[str]:
+        """Write on after each context; equal contexts are computed once.
+
+        Args:
+            token_ids: (n, context_length) whole numbers in [0, vocab_size - 1], integers or floats.
+
+        Returns:
+            n texts, each starting with the prompt.
+
+        Raises:
+            ValueError: a wrong shape, numbers that are not whole, or ids outside the vocabulary.
+        """
+        contexts, rows = np.unique(self._checked(token_ids), axis=0, return_inverse=True)
+        if not len(contexts):
+            return []
+        texts = map_batches(self._write_batch, torch.as_tensor(contexts), batch_size=self._batch_size)
+        return [texts[row] for row in rows.reshape(-1)]
+
+    def decode(self, token_ids: Tensor | np.ndarray) -> list[str]:
+        """The contexts themselves as text, to look at what a search has found: (n, context_length) -> n strings."""
+        return self._decode(self._checked(token_ids).tolist())
+
+    @torch.inference_mode()
+    def _write_batch(self, contexts: Tensor) -> list[str]:
+        """(m, context_length) int64 -> m texts, decoded greedily with a key-value cache."""
+        device = next(self._model.parameters()).device
+        prompt = torch.tensor(self._prompt_ids).expand(len(contexts), -1)
+        step_input, cache = torch.cat((contexts, prompt), dim=1).to(device), None
+        written: list[list[int]] = [[] for _ in range(len(contexts))]
+        alive = np.arange(len(contexts))  # the rows still in the batch, finished ones among them until it is compacted
+        done = np.zeros(len(contexts), dtype=bool)
+        for n_written in range(1, self._max_new_tokens + 1):
+            # The LM head is wanted for the last position only: for GPT-2 it is a third of the model.
+            output = self._model(input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, best = output.past_key_values, output.logits[:, -1].argmax(dim=-1)  # (len(alive),)
+            for row, token in zip(alive.tolist(), best.tolist(), strict=True):
+                if not done[row]:
+                    written[row].append(token)
+                    done[row] = self._is_complete(written[row])
+            if done.all() or n_written == self._max_new_tokens:
+                break
+            kept = np.flatnonzero(~done[alive])
+            if len(alive) - len(kept) > COMPACT_SHARE * len(alive):
+                index = torch.as_tensor(kept, device=device)
+                cache.batch_select_indices(index)
+                best, alive = best[index], alive[kept]
+            step_input = best[:, None]
+        return [self._text(ids) for ids in written]
+
+    def _is_complete(self, ids: list[int]) -> bool:
+        """Whether no further token can change the text. Decodes only if the newest token may have completed it."""
+        if ids[-1] == self._tokenizer.eos_token_id:
+            return True
+        long_enough = self._max_characters is not None and self._n_characters[ids].sum() >= self._n_missing
+        if not (long_enough or self._may_end[ids[-1]]):
+            return False
+        text = self._decode([self._prompt_ids + ids])[0]
+        settled = text.rstrip("\ufffd")  # the next token may turn half a character into a whole one
+        return self._find_stop(text) >= 0 or (self._max_characters is not None and len(settled) >= self._max_characters)
+
+    def _text(self, ids: list[int]) -> str:
+        """What counts of the written ids, after the prompt: up to end-of-text, a stop string, `max_characters`."""
+        if self._tokenizer.eos_token_id in ids:
+            ids = ids[: ids.index(self._tokenizer.eos_token_id)]
+        text = self._decode([self._prompt_ids + ids])[0]
+        if (end := self._find_stop(text)) >= 0:
+            text = text[:end].rstrip()
+        return text[: self._max_characters]
+
+    def _find_stop(self, text: str) -> int:
+        """Where the first stop string after the prompt begins, -1 if there is none."""
+        found = [text.find(stop, len(self._prompt_text)) for stop in self._stop]
+        return min((start for start in found if start >= 0), default=-1)
+
+    def _decode(self, rows: list[list[int]]) -> list[str]:
+        return self._tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _measure_vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per token: whether it may complete a stop string, and the most characters that it adds."""
+        pieces = self._decode([[token] for token in range(len(self._tokenizer))])
+        last = {stop[-1] for stop in self._stop}
+        joins = any(character.isspace() for character in last)  # some tokenizers put spaces between tokens
+        may_end = [bool(last) and (joins or "\ufffd" in piece or not last.isdisjoint(piece)) for piece in pieces]
+        self._n_missing = (self._max_characters or 0) - len(self._prompt_text)
+        return np.array(may_end), np.array([len(piece) + 1 for piece in pieces])
+
+    def _checked(self, token_ids: Tensor | np.ndarray) -> np.ndarray:
+        """The contexts as (n, context_length) int64."""
+        length, vocab_size = self.latent_space.length, self.latent_space.vocab_size
+        check_shape(token_ids, "token_ids", f"n {length}")
+        values = token_ids.cpu().numpy() if isinstance(token_ids, Tensor) else token_ids
+        if bad := int((~self.latent_space.contains(values.astype(np.float64))).sum()):
+            raise ValueError(
+                f"token_ids must be whole numbers in [0, {vocab_size - 1}], got {bad} of {len(values)} rows with "
+                "others; search in generator.latent_space, or round and clip first"
+            )
+        return values.astype(np.int64)
+
+    def _check_positions(self, n_tokens: int) -> None:
+        n_positions = getattr(self._model.config, "max_position_embeddings", None)
+        if n_positions is not None and n_tokens > n_positions:
+            raise ValueError(
+                f"context, prompt and max_new_tokens must fit into the model's {n_positions} positions, got {n_tokens}"
+                "; make context_length or max_new_tokens smaller"
+            )
+
+
+def _prompt_ids(tokenizer, prompt: str) -> list[int]:
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    if not ids or (tokenizer.unk_token_id in ids and tokenizer.unk_token_id != tokenizer.eos_token_id):
+        raise ValueError(f"prompt must be words that the tokenizer knows, at least one, got {prompt!r}")
+    return ids
+
+
+def load(directory: Path | str) -> tuple[nn.Module, object]:
+    """Load a language model and its tokenizer from a local folder, nothing from the network.
+
+    Args:
+        directory: config.json, model.safetensors and tokenizer files, as `save_pretrained` writes them.
+
+    Returns:
+        The model in float32, in evaluation mode, and its tokenizer: `Gpt2Generator(*load(directory))`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: weights that do not fill the model, or a tokenizer of another vocabulary.
+    """
+    if not Path(directory).is_dir():
+        raise FileNotFoundError(
+            f"no language model at {directory}; it must be a folder with config.json, model.safetensors and tokenizer "
+            "files (for the tiny one run: make tinyworld)"
+        )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ValueError(
+            f"{directory} lacks {len(missing)} of the model's weights, first {missing[0]!r}; fetch it again"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if len(tokenizer) != model.config.vocab_size:  # a folder without tokenizer files gives a tokenizer of length 1
+        raise ValueError(
+            f"{directory}: the tokenizer must have the model's {model.config.vocab_size} tokens, got {len(tokenizer)}; "
+            "put the model's own tokenizer.json and tokenizer_config.json there"
+        )
+    return model.eval(), tokenizer

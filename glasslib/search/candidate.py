@@ -1,0 +1,130 @@
+"""What every search shares: a candidate as a value, the order of ask and tell, a random stream of its own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glasslib.latents import REAL
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A point a search has scored.
+
+    x: (dim,) float64, read-only. score: a float, or (k,) for k objectives; higher is better. generation: the one that
+    found it, from 0.
+    """
+
+    x: np.ndarray
+    score: float | np.ndarray
+    generation: int
+
+
+class Turns:
+    """Keeps the order ask, tell, ask, tell, and checks what tell is given. Each search holds one."""
+
+    def __init__(self) -> None:
+        self.generation = 0  # finished generations
+        self.pending: np.ndarray | None = None  # asked and not yet told
+
+    def check_ask(self) -> None:
+        if self.pending is not None:
+            raise RuntimeError("ask was called twice; tell the scores of the last ask first")
+
+    def offer(self, x: np.ndarray) -> np.ndarray:
+        """Remember `x` as asked and hand out a copy."""
+        self.pending = np.ascontiguousarray(x, dtype=np.float64)
+        return self.pending.copy()
+
+    def check_tell(self, x: np.ndarray, scores: np.ndarray, *, n_objectives: int | None = None) -> np.ndarray:
+        """Give back the scores as float64, or refuse; a refused tell changes nothing and can be repeated."""
+        if self.pending is None:
+            raise RuntimeError("tell was called without ask; ask for candidates first")
+        x = np.asarray(x)
+        if x.shape != self.pending.shape or not np.array_equal(x, self.pending):
+            raise ValueError(
+                f"x must be the rows of the last ask, unchanged and in their order {self.pending.shape}, "
+                f"got an array {x.shape} that differs; pass what ask returned"
+            )
+        scores = np.array(scores, dtype=np.float64)
+        shape = (len(x),) if n_objectives is None else (len(x), n_objectives)
+        if scores.shape != shape:
+            raise ValueError(f"scores must have shape {shape}, one row per row of x, got {scores.shape}")
+        n_bad = int((~np.isfinite(scores)).sum())
+        if n_bad:
+            raise ValueError(f"scores must be finite, got {n_bad} bad of {scores.size}; look at what made them")
+        return scores
+
+    def finish(self) -> None:
+        self.pending = None
+        self.generation += 1
+
+    def check_between(self) -> None:
+        if self.pending is not None:
+            raise RuntimeError("a state can be taken only between generations; tell the scores of the last ask first")
+
+
+def better(best: Candidate | None, x: np.ndarray, scores: np.ndarray, generation: int) -> Candidate:
+    """The best of `best` and the rows of `x`; on a tie the one found first."""
+    winner = int(np.argmax(scores))
+    if best is not None and scores[winner] <= best.score:
+        return best
+    return Candidate(read_only(x[winner]), float(scores[winner]), generation)
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    x = np.array(x, dtype=np.float64)
+    x.setflags(write=False)
+    return x
+
+
+def own_stream(rng: np.random.Generator) -> np.random.Generator:
+    """A generator seeded from `rng`, so that whatever else draws from `rng` later cannot disturb the search."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, got {type(rng).__name__}; use np.random.default_rng(seed)"
+        )
+    return np.random.Generator(np.random.PCG64([int(word) for word in rng.integers(0, 2**32, size=4)]))
+
+
+def check_popsize(popsize: int, *, at_least: int) -> int:
+    if int(popsize) != popsize or popsize < at_least:
+        raise ValueError(f"popsize must be a whole number of at least {at_least}, got {popsize}")
+    return int(popsize)
+
+
+def check_real(latent_space, search: str, instead: str) -> None:
+    """Refuse a space with variables that are not real numbers, and name the searches that take them."""
+    others = sorted(set(latent_space.kinds.tolist()) - {REAL})
+    if others:
+        raise ValueError(
+            f"{search} needs a space of real numbers, got {type(latent_space).__name__} "
+            f"with {' and '.join(others)} variables; use {instead}"
+        )
+
+
+def state_header(search, latent_space, **settings) -> dict:
+    """What a state must agree in with the search that restores it."""
+    kinds = "/".join(sorted(set(latent_space.kinds.tolist())))
+    box = f"[{latent_space.lower.min():g}, {latent_space.upper.max():g}]"
+    space = f"{type(latent_space).__name__}: {latent_space.dim} {kinds} in {box}"
+    return {"search": type(search).__name__, "settings": {"space": space, **settings}}
+
+
+def check_header(state: dict, header: dict) -> None:
+    if state.get("search") != header["search"]:
+        raise ValueError(f"the state is of a {state.get('search')}, got a {header['search']}; make the search it is of")
+    theirs, ours = state["settings"], header["settings"]
+    others = [f"{name}={theirs.get(name)!r} (here {mine!r})" for name, mine in ours.items() if theirs.get(name) != mine]
+    if others:
+        raise ValueError(f"the state was made with {', '.join(others)}; make the search with the same settings")
+
+
+def pack_best(best: Candidate | None) -> dict | None:
+    return None if best is None else {"x": best.x, "score": best.score, "generation": best.generation}
+
+
+def unpack_best(packed: dict | None) -> Candidate | None:
+    if packed is None:
+        return None
+    return Candidate(read_only(packed["x"]), float(packed["score"]), int(packed["generation"]))

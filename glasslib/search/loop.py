@@ -1,0 +1,212 @@
+"""The loop ask, evaluate, tell, with what long runs need: batches, progress, history, checkpoints, early stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glasslib.search.record import Result, is_pareto, result_of, resume_from, save
+from glasslib.tensors import map_batches
+
+
+def run(
+    search,
+    evaluate: Callable[[np.ndarray], np.ndarray | torch.Tensor],
+    *,
+    n_generations: int,
+    batch_size: int | None = None,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    rngs: Sequence[np.random.Generator | torch.Generator] = (),
+    callback: Callable[[object, dict], bool | None] | None = None,
+    patience: int | None = None,
+    progress: bool = True,
+) -> Result:
+    """Run a search until it has seen `n_generations` generations, earlier ones included.
+
+    Ctrl-C ends the run and returns what was found; calling `run` again with the same search goes on. An error in
+    `evaluate`, or scores that are refused, passes through with the attribute `result`, so that nothing found is lost.
+
+    Args:
+        search: a Search or ParetoSearch.
+        evaluate: x (n, dim) -> scores (n,), or (n, k) for a ParetoSearch; higher is better.
+        n_generations: generations in all.
+        batch_size: most rows given to `evaluate` at once, halved when memory runs out; None gives it the whole
+            population.
+        checkpoint: a file written after every generation.
+        resume: go on from `checkpoint` if it is there; the run then equals, bit for bit, one that never stopped.
+        rngs: random generators that `evaluate` draws from, saved and restored with the checkpoint.
+        callback: called with the search and its newest history row; returning True ends the run.
+        patience: end after this many generations without a better best; one objective only.
+        progress: show a bar.
+
+    Raises:
+        FileExistsError: `checkpoint` is there and resume is False.
+    """
+    if patience is not None and is_pareto(search):
+        raise ValueError("patience needs a search with one best, got one with a front; stop it by callback")
+    path = None if checkpoint is None else Path(checkpoint)
+    history = resume_from(path, search, rngs) if resume and path is not None and path.is_file() else []
+    if path is not None and path.is_file() and not resume:
+        raise FileExistsError(f"{path} holds an earlier run; pass resume=True to go on with it, or delete it")
+
+    clock = _Clock(history)
+    bar = _bar(search.generation, n_generations, progress)
+    stopped = "finished"
+    try:
+        while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
+            x = _ask(search)
+            scores = _as_array(evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size))
+            with _uninterrupted():
+                search.tell(x, scores)
+                history.append(_row(search, scores, clock))
+                if path is not None:
+                    save(path, search, rngs, history)
+            _advance(bar, history[-1])
+            if callback is not None and callback(search, history[-1]):
+                stopped = "callback"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    except Exception as error:
+        error.result = result_of(search, history, "failed")
+        error.add_note(_note(error.result, search.generation, path))
+        raise
+    finally:
+        bar.close()
+    return result_of(search, history, stopped or "finished")
+
+
+def run_many(
+    searches: Sequence,
+    evaluate: Callable[[np.ndarray, np.ndarray], np.ndarray | torch.Tensor],
+    *,
+    n_generations: int,
+    progress: bool = True,
+) -> list[Result]:
+    """Run many searches in lock step, all their candidates in one call of `evaluate` a generation.
+
+    Each search runs as it would alone. One that ends early drops out. Ctrl-C and errors as in `run`; after an error
+    the attribute `result` is the list.
+
+    Args:
+        searches: of one number of variables and objectives; population sizes may differ.
+        evaluate: (x (n, dim), owner (n,) int) -> scores (n,) or (n, k); row i belongs to searches[owner[i]].
+        n_generations: generations in all.
+        progress: show a bar.
+
+    Returns:
+        A Result per search, in their order.
+    """
+    histories: list[list[dict]] = [[] for _ in searches]
+    reasons = ["finished"] * len(searches)
+    clock = _Clock([])
+    bar = _bar(min((search.generation for search in searches), default=n_generations), n_generations, progress)
+
+    def results(stopped: str | None = None) -> list[Result]:
+        return [result_of(*each[:2], stopped or each[2]) for each in zip(searches, histories, reasons, strict=True)]
+
+    try:
+        while True:
+            reasons = [_reason(search, [], None) or "finished" for search in searches]
+            live = [i for i, s in enumerate(searches) if s.generation < n_generations and reasons[i] == "finished"]
+            if not live:
+                return results()
+            asked = [_ask(searches[i]) for i in live]
+            owner = np.repeat(live, [len(x) for x in asked])
+            scores = _as_array(evaluate(np.concatenate(asked), owner))
+            if len(scores) != len(owner):
+                raise ValueError(f"scores must have {len(owner)} rows, one per row of x, got {len(scores)}")
+            with _uninterrupted():
+                for i, x in zip(live, asked, strict=True):
+                    searches[i].tell(x, scores[owner == i])
+                    histories[i].append(_row(searches[i], scores[owner == i], clock))
+            _advance(bar, {})
+    except KeyboardInterrupt:
+        return results("interrupted")
+    except Exception as error:
+        error.result = results("failed")
+        raise
+    finally:
+        bar.close()
+
+
+class _Clock:
+    """Seconds of all the runs that a history is made of."""
+
+    def __init__(self, history: list[dict]) -> None:
+        self._start = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self._start, 3)
+
+
+@contextmanager
+def _uninterrupted():
+    """Put Ctrl-C off to the end of the block, so that a search is never left between two states."""
+    if threading.current_thread() is not threading.main_thread():  # there no signal arrives, and none may be set
+        yield
+        return
+    arrived = []
+    before = signal.signal(signal.SIGINT, lambda *args: arrived.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if arrived:
+        raise KeyboardInterrupt
+
+
+def _ask(search) -> np.ndarray:
+    """The candidates to score: those an interrupted run left unscored, or new ones."""
+    with _uninterrupted():
+        return search.ask() if search.pending is None else search.pending.copy()
+
+
+def _row(search, scores: np.ndarray, clock: _Clock) -> dict:
+    row = {"generation": search.generation - 1}
+    if scores.ndim == 1:
+        row |= {"best": search.best.score, "median": float(np.median(scores))}
+    else:
+        front = np.stack([candidate.score for candidate in search.front])
+        row |= {f"best_{k}": float(best) for k, best in enumerate(front.max(axis=0))}
+        row |= {f"median_{k}": float(median) for k, median in enumerate(np.median(scores, axis=0))}
+        row["front_size"] = len(front)
+    return row | {"evaluations": search.generation * search.popsize, "seconds": clock.seconds()}
+
+
+def _reason(search, history: list[dict], patience: int | None) -> str:
+    """Why the search should end now, "" to go on."""
+    if patience is not None and len(history) > patience and history[-1 - patience]["best"] == history[-1]["best"]:
+        return "patience"
+    reasons = search.stop() if hasattr(search, "stop") else {}
+    return ", ".join(reasons)
+
+
+def _as_array(scores) -> np.ndarray:
+    if isinstance(scores, torch.Tensor):
+        return scores.detach().cpu().double().numpy()
+    return np.asarray(scores, dtype=np.float64)
+
+
+def _note(result: Result, generation: int, path: Path | None) -> str:
+    best = "nothing was scored yet" if result.best is None else f"the best so far, score {result.best.score}, is kept"
+    where = "" if path is None else f" and in {path}"
+    return f"the search failed in generation {generation}; {best} in the error's attribute result{where}"
+
+
+def _bar(initial: int, total: int, progress: bool):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=min(initial, total), disable=not progress, unit="generation", desc="search")
+
+
+def _advance(bar, row: dict) -> None:
+    best = {name: f"{value:.4f}" for name, value in row.items() if name.startswith("best")}
+    bar.set_postfix(best, refresh=False)
+    bar.update()

@@ -1,0 +1,140 @@
+"""Shape and range checks, and a loop over batches that survives running out of memory."""
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+
+def check_shape(x: Array, name: str, shape: str) -> None:
+    """Refuse `x` unless its shape fits `shape`.
+
+    Args:
+        x: tensor or array.
+        name: what the caller calls it, for the message.
+        shape: one word per axis: a number is that size, "h" or "dim" any size (the same word twice, the same size).
+
+    Raises:
+        TypeError: `x` is neither a tensor nor an array.
+        ValueError: another shape.
+    """
+    if not isinstance(x, (torch.Tensor, np.ndarray)):
+        raise TypeError(f"{name} must be a tensor or array of shape ({_commas(shape)}), got {type(x).__name__}")
+    axes, sizes = shape.split(), tuple(x.shape)
+    named: dict[str, int] = {}
+    fits = len(axes) == len(sizes) and all(
+        size == (int(axis) if axis.isdigit() else named.setdefault(axis, size))
+        for axis, size in zip(axes, sizes, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} must have shape ({_commas(shape)}), got {sizes}")
+
+
+def _commas(shape: str) -> str:
+    axes = shape.split()
+    return f"{axes[0]}," if len(axes) == 1 else ", ".join(axes)
+
+
+def check_range(x: Array, name: str, lo: float, hi: float) -> None:
+    """Refuse `x` unless every value lies in [lo, hi]; NaN never does.
+
+    Raises:
+        ValueError: says how many values are NaN or outside, and the range that came.
+    """
+    n_nan = int((x != x).sum())
+    n_outside = int(((x < lo) | (x > hi)).sum())
+    if n_nan:
+        raise ValueError(f"{name} must be numbers in [{lo:g}, {hi:g}], got {n_nan} NaN of {_size(x)} values")
+    if n_outside:
+        raise ValueError(
+            f"{name} must lie in [{lo:g}, {hi:g}], got {n_outside} of {_size(x)} values outside, "
+            f"from {float(x.min()):g} to {float(x.max()):g}; rescale or clip them first"
+        )
+
+
+def _size(x: Array) -> int:
+    return x.numel() if isinstance(x, torch.Tensor) else x.size
+
+
+def map_batches(fn: Callable, x: Array, *, batch_size: int):
+    """Apply `fn` to consecutive slices of `x` and concatenate what comes back.
+
+    When memory runs out the slice is halved, with one warning, and the smaller size is kept for the rest. `fn` is then
+    called a second time on the same rows, so it should not draw random numbers of its own.
+
+    Args:
+        fn: (m, ...) -> tensor, array or list with m rows, for every m from 1 to batch_size.
+        x: (n, ...) tensor or array. An empty one is passed to `fn` once.
+        batch_size: at least 1; the last slice may be shorter.
+
+    Returns:
+        The rows of all slices in order, of the type that `fn` returns.
+
+    Raises:
+        ValueError: batch_size < 1, or `fn` returned another number of rows than it was given.
+        MemoryError: memory runs out even for a single row.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    pieces, start, warned = [], 0, False
+    while start < len(x) or not pieces:
+        piece = x[start : start + batch_size]
+        result = _try(fn, piece)
+        if result is None:
+            batch_size, warned = _halve(len(piece), warned), True
+            continue
+        if len(result) != len(piece):
+            raise ValueError(f"fn must return one row per row of its input, got {len(result)} for {len(piece)}")
+        pieces.append(result)
+        start += len(piece)
+    return _concatenate(pieces)
+
+
+def _try(fn: Callable, piece: Array):
+    """`fn(piece)`, or None when memory ran out. Returning drops the traceback, and with it the failed activations."""
+    try:
+        result = fn(piece)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(piece) <= 1:
+            raise MemoryError(
+                "out of memory with a batch of 1; use a smaller model or image size, or a device with more memory"
+            ) from error
+        return None
+    if result is None:
+        raise ValueError("fn must return one row per row of its input, got None")
+    return result
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether `error` means that memory ran out, on a GPU, in NumPy or in torch's CPU allocator."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # torch's CPU allocator, and cuBLAS when its workspace does not fit, raise a plain RuntimeError
+    signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def _halve(size: int, warned: bool) -> int:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not warned:
+        warnings.warn(
+            f"out of memory with a batch of {size}: going on with smaller batches; "
+            f"pass batch_size={size // 2} or less to avoid the retries",
+            stacklevel=3,
+        )
+    return size // 2
+
+
+def _concatenate(pieces: list):
+    if isinstance(pieces[0], torch.Tensor):
+        return torch.cat(pieces)
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate(pieces)
+    return [row for piece in pieces for row in piece]

@@ -1,0 +1,92 @@
+"""The shipped models, through the loaders that real ones use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image  # noqa: F401  (Pillow must import: open_clip's transforms need it)
+
+from glasslib import runs
+from glasslib.tinyworld import captions, models, oracle, scenes, tokenizer, zeroshot
+from glasslib.tinyworld.models import WEIGHTS
+
+CARDS = sorted(WEIGHTS.glob("*/card.json"))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return scenes.sample(300, rng=np.random.default_rng(99), n_objects=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def pictures(world):
+    return scenes.render(world, rng=torch.Generator().manual_seed(99))
+
+
+def test_every_model_is_there_with_its_card():
+    assert [card.parent.name for card in CARDS] == ["clip", "gpt2", "judge", "oracle", "stylegan2"]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_cards_name_the_files_they_describe(card):
+    content = json.loads(card.read_text())
+    assert {"recipe", "seed", "steps", "data", "wall_time_s", "held_out", "sha256"} <= set(content)
+    weights = sorted(card.parent.glob("*.safetensors"))
+    assert weights and content["sha256"] == {file.name: runs.sha256_file(file) for file in weights}
+
+
+def test_all_weights_together_stay_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 25e6
+
+
+def test_every_word_is_one_token_and_the_file_is_what_the_recipe_writes(tmp_path):
+    tokenize = models.clip_tokenizer()
+    assert all(len(tokenize.encode(word)) == 1 for word in captions.vocabulary())
+    tokenizer.write_bpe(tmp_path / "bpe.txt.gz")
+    assert (tmp_path / "bpe.txt.gz").read_bytes() == (WEIGHTS / "clip" / "bpe.txt.gz").read_bytes()
+
+
+@pytest.mark.parametrize("load", [models.load_clip, models.load_judge])
+def test_both_clips_see_the_attributes(load, world, pictures):
+    embedder = load()
+    hits = zeroshot.correct(embedder, embedder.embed_images(pictures), world)
+    assert hits["colour"].mean() > 0.9 and hits["shape"].mean() > 0.8
+    assert hits["place"].mean() > 0.8 and hits["background"].mean() > 0.9
+
+
+def test_clip_and_judge_are_different_architectures():
+    clip, judge = (set(load()._model.state_dict()) for load in (models.load_clip, models.load_judge))
+    assert len(clip & judge) < len(clip) / 2
+
+
+def test_zero_shot_needs_scenes_of_one_object(pictures):
+    crowd = scenes.sample(5, rng=np.random.default_rng(0), n_objects=(2, 2))
+    embedder = models.load_clip()
+    with pytest.raises(ValueError, match="one object each, got 5"):
+        zeroshot.correct(embedder, embedder.embed_images(pictures[:5]), crowd)
+
+
+def test_the_oracle_reads_held_out_renders(world, pictures):
+    reading = oracle.load(WEIGHTS / "oracle")(pictures)
+    for name in ("shape", "colour", "place", "background"):
+        truth = getattr(world, name)
+        assert (reading.values[name] == (truth[:, 0] if truth.ndim == 2 else truth)).mean() > 0.95
+        assert ((reading.confidence[name] > 0) & (reading.confidence[name] <= 1)).all()
+
+
+def test_the_oracle_reads_large_pictures_and_refuses_small_ones(world):
+    read = oracle.load(WEIGHTS / "oracle")
+    noise = torch.Generator().manual_seed(0)
+    large = read(scenes.render(world[:40], rng=noise, size=128)).values["colour"]
+    assert (large == world.colour[:40, 0]).mean() > 0.9
+    with pytest.raises(ValueError, match="at least 32 pixels"):
+        read(torch.zeros(1, 3, 16, 16))
+
+
+def test_readings_agree_with_captions():
+    reading = oracle.Reading({"colour": np.array([0, 1])}, {"colour": np.array([0.9, 0.9])})
+    facts = [captions.parse("a red star"), captions.parse("a red star")]
+    assert reading.agrees(facts, "colour").tolist() == [True, False]
+    with pytest.raises(ValueError, match="1 silent of 2"):
+        reading.agrees([facts[0], captions.parse("a star")], "colour")
