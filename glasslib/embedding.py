@@ -51,7 +51,7 @@ class ClipEmbedder:
         self._pixel_mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self._pixel_std = torch.tensor(std, device=device).view(3, 1, 1)
         self._text_cache: dict[tuple[str, bool], Tensor] = {}
-        self.dim = int(self.embed_texts([next(iter(self._vocabulary or ("a",)))]).shape[1])
+        self.dim = int(self.embed_texts([min(self._vocabulary or ("a",))]).shape[1])
 
     @property
     def device(self) -> torch.device:

@@ -102,7 +102,7 @@ def _run(job: Job) -> Outcome:
     aside.parent.mkdir(parents=True, exist_ok=True)
     parameters = base64.b64encode(yaml.safe_dump(dict(job.parameters)).encode()).decode()
     command = [sys.executable, "-m", "papermill", str(job.notebook), str(aside), "--no-progress-bar"]
-    command += ["-k", "python3", "--cwd", str(NOTEBOOKS), "--start-timeout", "300"]
+    command += ["-k", "python3", "-l", "python", "--cwd", str(NOTEBOOKS), "--start-timeout", "300"]
     command += ["-b", parameters] if job.parameters else []  # without, papermill injects no cell
     command += ["--execution-timeout", str(job.cell_timeout_s)] if job.cell_timeout_s else []
     environment = {**os.environ, **kernel_environment()}

@@ -72,7 +72,7 @@ class Preset:
         latents = torch.as_tensor(np.atleast_2d(x))
         is_text = isinstance(self.generator, gpt2.Gpt2Generator)
         with torch.inference_mode():
-            return self.generator(latents.round().long() if is_text else latents.float())
+            return self.generator(latents.round().long() if is_text else latents)
 
 
 def _tiny_weights(*names: str) -> dict[str, str]:
@@ -84,7 +84,7 @@ def _tiny_weights(*names: str) -> dict[str, str]:
 def _tiny_stylegan2() -> Preset:
     return Preset(
         name="tiny-stylegan2",
-        generator=stylegan2.load(models.WEIGHTS / "stylegan2"),
+        generator=stylegan2.StyleGAN2Generator.load(models.WEIGHTS / "stylegan2"),
         embedder=models.load_clip(),
         judge=models.load_judge(),
         popsize=16,
@@ -97,7 +97,9 @@ def _tiny_stylegan2() -> Preset:
 def _tiny_gpt2() -> Preset:
     return Preset(
         name="tiny-gpt2",
-        generator=gpt2.load(models.WEIGHTS / "gpt2"),
+        generator=gpt2.Gpt2Generator(
+            *gpt2.load(models.WEIGHTS / "gpt2"), context_length=8, max_characters=None, stop=(".",)
+        ),
         embedder=models.load_clip(),
         judge=models.load_judge(),
         popsize=100,

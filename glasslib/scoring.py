@@ -6,6 +6,7 @@ switches gradients off: call them in `torch.inference_mode()` unless you want so
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Protocol
 
 import torch
@@ -89,8 +90,8 @@ def _target_direction(embedder: Embedder, target: Target) -> Tensor:
         if isinstance(target, Mapping):
             if not all(isinstance(caption, str) for caption in target):
                 raise TypeError(f"the keys of a weighted target must be captions, got {list(target)!r:.80}")
-            embeddings = embedder.embed_texts(list(target)) if target else torch.empty(0)
             weights = _mean_weights(list(target.values()), len(target))
+            embeddings = embedder.embed_texts(list(target))
             return torch.as_tensor(weights, dtype=embeddings.dtype, device=embeddings.device) @ embeddings
         if isinstance(target, Tensor):
             picture = target if target.ndim == 4 else target[None]
@@ -105,11 +106,12 @@ def _target_direction(embedder: Embedder, target: Target) -> Tensor:
 
 def _mean_weights(weights: Sequence[float], n: int) -> list[float]:
     """`n` weights scaled so that their absolute values sum to 1."""
-    weights = [float(weight) for weight in weights]
+    if not all(isinstance(weight, Real) for weight in weights):
+        raise TypeError(f"weights must be numbers, got {weights!r:.80}")
     total = sum(abs(weight) for weight in weights)
     if len(weights) != n or not math.isfinite(total) or not total > 0:
-        raise ValueError(f"weights must be finite numbers, one each and not all 0, got {weights} for {n}")
-    return [weight / total for weight in weights]
+        raise ValueError(f"weights must be {n} finite numbers, at least one of them not 0, got {weights!r:.80}")
+    return [float(weight / total) for weight in weights]
 
 
 class Ensemble:
@@ -178,8 +180,8 @@ class RealismScorer:
 
         Args:
             generator: has `realism(images)`, (n, 3, h, w) in [0, 1] -> (n,) logits; a StyleGAN2 with discriminator.
-            hinge: as CLIP-GLaSS does it: min(0, logit - 1), so that whatever looks real enough (logit 1) scores the same
-                0. False: the logit itself, which never saturates.
+            hinge: as CLIP-GLaSS does it: min(0, logit - 1), so that whatever looks real enough (logit 1) scores 0.
+                False: the logit itself, which never saturates.
         """
         if not callable(getattr(generator, "realism", None)):
             raise TypeError(

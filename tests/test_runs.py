@@ -15,7 +15,7 @@ METRIC = {"value": 0.5, "n": 10, "ci": [0.2, 0.8], "unit": "share"}
 
 
 def write(folder, **changes):
-    figure = Figure()
+    figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0.0, 1.0], [2.0, 1.0])
     content = {
         "source": "notebooks/01_clip_space.ipynb",

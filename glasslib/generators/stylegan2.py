@@ -1,243 +1,163 @@
-"""StyleGAN2(-ADA): mapping, synthesis ("skip"), discriminator ("resnet"), and the generator object that search uses.
+"""StyleGAN2 as search sees it: latents to pictures, and pictures to how real the discriminator finds them."""
 
-Networks take the reference's constructor arguments and state-dict names, so NVIDIA's weights load strictly.
-Source: Karras et al. 2020, https://arxiv.org/abs/1912.04958 and https://arxiv.org/abs/2006.06676.
-"""
+from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from glasslib.generators.stylegan2_layers import (
-    Conv,
-    FullyConnected,
-    MinibatchStd,
-    SynthesisLayer,
-    ToRGB,
-    fir_filter,
-    fir_upsample,
-    normalize_second_moment,
-)
+from glasslib.generators.stylegan2_networks import NOISE_MODES, Discriminator, GeneratorNetwork
+from glasslib.latents import Normal
 from glasslib.runs import write_bytes_atomic, write_json_atomic
+from glasslib.tensors import check_range, check_shape, map_batches
 
-NOISE_MODES = ("const", "none", "random")
-
-
-def channels_at(resolution: int, *, channel_base: int, channel_max: int) -> int:
-    """Number of feature channels at a resolution: channel_base / resolution, at most channel_max."""
-    return min(channel_base // resolution, channel_max)
+# What the minibatch standard deviation of a single image is: sqrt(0 + 1e-8).
+ALONE = 1e-4
 
 
-class MappingNetwork(nn.Module):
-    """z (and a label) -> w. With `num_ws` None (in a discriminator) it keeps no average of w."""
+class StyleGAN2Generator:
+    """z in the box [-10, 10] -> pictures, with constant noise unless asked otherwise, so that a score repeats.
 
-    def __init__(
-        self, *, z_dim: int, c_dim: int, w_dim: int, num_ws: int | None, num_layers: int = 8, lr_multiplier: float = 0.01
-    ):
-        super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers = z_dim, c_dim, w_dim, num_ws, num_layers
-        if c_dim:
-            self.embed = FullyConnected(c_dim, w_dim, linear=True)
-        n_in = z_dim + (w_dim if c_dim else 0)
-        for layer in range(num_layers):
-            setattr(self, f"fc{layer}", FullyConnected(n_in, w_dim, lr_multiplier=lr_multiplier))
-            n_in = w_dim
-        if num_ws is not None:
-            self.register_buffer("w_avg", torch.zeros(w_dim))
+    Args:
+        generator: the averaged ("EMA") network.
+        discriminator: its opponent, for `realism`; None if there is none.
+        config: {"generator": ..., "discriminator": ...}, the networks' constructor arguments, for `save`.
+        truncation_psi: 1 is the whole distribution, less is nearer to the average picture.
+        noise_mode: "const", "none", or "random" (then every call differs, and `rng` is needed).
+        label: (c_dim,) the class all pictures belong to; only for class-conditional networks.
+        batch_size: pictures at once; fewer need less memory and give the same pictures.
+        rng: for noise_mode "random", on the networks' device.
 
-    def forward(self, z: Tensor | None, label: Tensor | None = None, *, truncation_psi: float = 1.0) -> Tensor:
-        """(n, z_dim), (n, c_dim) -> (n, w_dim), pulled towards the average w for truncation_psi < 1."""
-        parts = [normalize_second_moment(z)] if self.z_dim else []
-        if self.c_dim:
-            if label is None:
-                raise ValueError(f"this network needs labels of shape (n, {self.c_dim}), got None; pass label=...")
-            parts.append(normalize_second_moment(self.embed(label)))
-        x = torch.cat(parts, dim=1)
-        for layer in range(self.num_layers):
-            x = getattr(self, f"fc{layer}")(x)
-        return x if truncation_psi == 1 else self.w_avg.lerp(x, truncation_psi)
-
-
-class SynthesisBlock(nn.Module):
-    """One resolution of the generator: one or two convolutions and a layer to colours."""
+    Source:
+        Karras et al. 2020, https://arxiv.org/abs/1912.04958; box and use as in CLIP-GLaSS, https://arxiv.org/abs/2102.01645.
+    """
 
     def __init__(
-        self, n_in: int, n_out: int, *, w_dim: int, resolution: int, img_channels: int, conv_clamp: float | None
-    ):
-        super().__init__()
-        self.register_buffer("resample_filter", fir_filter())
-        layer = {"w_dim": w_dim, "resolution": resolution, "conv_clamp": conv_clamp}
-        if n_in:
-            self.conv0 = SynthesisLayer(n_in, n_out, up=2, **layer)
-        else:
-            self.const = nn.Parameter(torch.randn(n_out, resolution, resolution))
-        self.conv1 = SynthesisLayer(n_out, n_out, **layer)
-        self.torgb = ToRGB(n_out, img_channels, w_dim=w_dim, conv_clamp=conv_clamp)
-        self.num_conv = 2 if n_in else 1
-
-    def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, **noise) -> tuple[Tensor, Tensor]:
-        """Features and image of half the size, ws (n, num_conv + 1, w_dim) -> features and image of this size."""
-        if x is None:
-            x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        else:
-            x = self.conv0(x, ws[:, 0], **noise)
-        x = self.conv1(x, ws[:, -2], **noise)
-        colours = self.torgb(x, ws[:, -1])
-        if image is not None:
-            colours = colours + fir_upsample(image, self.resample_filter)
-        return x, colours
-
-
-class SynthesisNetwork(nn.Module):
-    """w, one per layer, -> image; the image is summed over resolutions ("skip" architecture)."""
-
-    def __init__(
-        self, *, w_dim: int, img_resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512,
-        conv_clamp: float | None = None, architecture: str = "skip", num_fp16_res: int = 0,
-    ):  # fmt: skip
-        super().__init__()
-        if architecture != "skip":
-            raise ValueError(f"architecture must be 'skip', got {architecture!r}; no other generator is implemented")
-        self.resolutions = [2**power for power in range(2, img_resolution.bit_length())]
-        n_in = 0
-        for resolution in self.resolutions:
-            n_out = channels_at(resolution, channel_base=channel_base, channel_max=channel_max)
-            block = SynthesisBlock(
-                n_in, n_out, w_dim=w_dim, resolution=resolution, img_channels=img_channels, conv_clamp=conv_clamp
-            )
-            setattr(self, f"b{resolution}", block)
-            n_in = n_out
-        self.num_ws = 2 * len(self.resolutions)
-
-    def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
-        """(n, num_ws, w_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped."""
+        self, generator: GeneratorNetwork, discriminator: Discriminator | None, *, config: dict,
+        truncation_psi: float = 1.0, noise_mode: str = "const", label: Tensor | None = None, batch_size: int = 64,
+        rng: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, got {noise_mode!r}")
         if noise_mode == "random" and rng is None:
             raise ValueError("noise_mode='random' needs rng=torch.Generator(), got None")
-        x = image = None
-        first = 0
-        for resolution in self.resolutions:
-            block = getattr(self, f"b{resolution}")
-            x, image = block(x, image, ws[:, first : first + block.num_conv + 1], noise_mode=noise_mode, rng=rng)
-            first += block.num_conv
-        return image
+        if generator.c_dim and label is None:
+            raise ValueError(f"this network is class-conditional: pass label of shape ({generator.c_dim},), got None")
+        if label is not None:
+            check_shape(label, "label", str(generator.c_dim))
+        self.latent_space = Normal(dim=generator.z_dim)
+        self.image_size = generator.img_resolution
+        self.truncation_psi, self.noise_mode, self.batch_size = truncation_psi, noise_mode, batch_size
+        self._generator = generator.eval().requires_grad_(False)
+        self._discriminator = None if discriminator is None else discriminator.eval().requires_grad_(False)
+        self._config, self._label, self._rng = config, label, rng
 
+    def __call__(self, latents: Tensor | np.ndarray) -> Tensor:
+        """(n, dim) -> (n, 3, h, w) RGB in [0, 1]; differentiable. Any float type; taken to the networks' device."""
+        check_shape(latents, "latents", f"n {self.latent_space.dim}")
+        z = self._like_weights(latents)
+        if not torch.isfinite(z).all():
+            raise ValueError(f"latents must be finite, got {int((~torch.isfinite(z)).sum())} bad of {z.numel()} values")
+        return map_batches(self._render, z, batch_size=self.batch_size)
 
-class GeneratorNetwork(nn.Module):
-    """z -> image. `num_fp16_res` of released configs is accepted and ignored: we compute in the parameters' type."""
+    def realism(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) RGB in [0, 1], of the network's size -> (n,) discriminator logits, higher is more real.
 
-    def __init__(
-        self, *, z_dim: int, c_dim: int, w_dim: int, img_resolution: int, img_channels: int = 3,
-        mapping_kwargs: dict | None = None, synthesis_kwargs: dict | None = None,
-    ):  # fmt: skip
-        super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.img_resolution = z_dim, c_dim, w_dim, img_resolution
-        self.synthesis = SynthesisNetwork(
-            w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels, **(synthesis_kwargs or {})
+        The discriminator compares the pictures of a batch (minibatch standard deviation), so its logits depend on the
+        company. Here every picture is a group of its own: the value does not change with batch or order. The price is
+        that all pictures look as alike as copies, which lowers all logits together.
+        """
+        if self._discriminator is None:
+            raise RuntimeError("realism needs a discriminator, got None; load one beside the generator")
+        check_shape(images, "images", f"n 3 {self.image_size} {self.image_size}")
+        check_range(images, "images", 0.0, 1.0)
+        return map_batches(self._judge, self._like_weights(images), batch_size=self.batch_size)
+
+    def to(self, device: torch.device | str) -> StyleGAN2Generator:
+        """Move the networks, in place."""
+        for network in (self._generator, self._discriminator):
+            if network is not None:
+                network.to(device)
+        return self
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` reads."""
+        save_networks(Path(directory), self._generator, self._discriminator, config=self._config)
+
+    @classmethod
+    def load(cls, directory: str | Path, **options) -> StyleGAN2Generator:
+        """Read generator.safetensors, discriminator.safetensors (may be missing) and config.json.
+
+        Args:
+            directory: what `save` wrote.
+            options: the constructor's keywords but `config`.
+
+        Raises:
+            FileNotFoundError: no such folder, or a file of it is missing.
+            ValueError: a damaged file, or weights that do not fit the config; nothing is loaded in part.
+        """
+        directory = Path(directory)
+        config = _read_config(directory / "config.json")
+        generator = _build(GeneratorNetwork, config, "generator", directory)
+        has_discriminator = config.get("discriminator") is not None
+        discriminator = _build(Discriminator, config, "discriminator", directory) if has_discriminator else None
+        return cls(generator, discriminator, config=config, **options)
+
+    def _like_weights(self, x: Tensor | np.ndarray) -> Tensor:
+        return torch.as_tensor(x).to(self._generator.synthesis.b4.const)
+
+    def _labels(self, n: int) -> Tensor | None:
+        return None if self._label is None else self._like_weights(self._label).expand(n, -1)
+
+    def _render(self, z: Tensor) -> Tensor:
+        images = self._generator(
+            z, self._labels(len(z)), truncation_psi=self.truncation_psi, noise_mode=self.noise_mode, rng=self._rng
         )
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **(mapping_kwargs or {})
-        )
+        return images.add(1).div(2).clamp(0, 1)
 
-    def forward(
-        self, z: Tensor, label: Tensor | None = None, *, truncation_psi: float = 1.0, noise_mode: str = "const",
-        rng: torch.Generator | None = None,
-    ) -> Tensor:  # fmt: skip
-        """(n, z_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped."""
-        w = self.mapping(z, label, truncation_psi=truncation_psi)
-        return self.synthesis(w[:, None].expand(-1, self.num_ws, -1), noise_mode=noise_mode, rng=rng)
+    def _judge(self, images: Tensor) -> Tensor:
+        return self._discriminator(images * 2 - 1, self._labels(len(images)), minibatch_std=ALONE)[:, 0]
 
 
-class DiscriminatorBlock(nn.Module):
-    """One resolution of the discriminator: residual, halves the size."""
-
-    def __init__(self, n_in: int, n_out: int, *, img_channels: int, conv_clamp: float | None):
-        super().__init__()
-        self.register_buffer("resample_filter", fir_filter())
-        if img_channels:
-            self.fromrgb = Conv(img_channels, n_in, kernel=1, conv_clamp=conv_clamp)
-        self.conv0 = Conv(n_in, n_in, kernel=3, conv_clamp=conv_clamp)
-        self.conv1 = Conv(n_in, n_out, kernel=3, down=2, conv_clamp=conv_clamp)
-        self.skip = Conv(n_in, n_out, kernel=1, down=2, bias=False, linear=True)
-        self.reads_image = bool(img_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, in, h, w), or the image for the first block, -> (n, out, h / 2, w / 2)."""
-        if self.reads_image:
-            x = self.fromrgb(x)
-        return self.skip(x, gain=0.5**0.5) + self.conv1(self.conv0(x), gain=0.5**0.5)
-
-
-class DiscriminatorEpilogue(nn.Module):
-    """4x4 features -> logit, through the minibatch standard deviation."""
-
-    def __init__(
-        self, n_channels: int, *, cmap_dim: int, conv_clamp: float | None, mbstd_group_size: int | None = 4,
-        mbstd_num_channels: int = 1,
-    ):  # fmt: skip
-        super().__init__()
-        self.mbstd = MinibatchStd(mbstd_group_size, n_channels=mbstd_num_channels) if mbstd_num_channels else None
-        self.conv = Conv(n_channels + mbstd_num_channels, n_channels, kernel=3, conv_clamp=conv_clamp)
-        self.fc = FullyConnected(n_channels * 16, n_channels)
-        self.out = FullyConnected(n_channels, cmap_dim or 1, linear=True)
-
-    def forward(self, x: Tensor, *, minibatch_std: float | None = None) -> Tensor:
-        """(n, c, 4, 4) -> (n, cmap_dim or 1)."""
-        if self.mbstd is not None:
-            x = self.mbstd(x, constant=minibatch_std)
-        return self.out(self.fc(self.conv(x).flatten(1)))
-
-
-class Discriminator(nn.Module):
-    """Image -> logit, higher is more real."""
-
-    def __init__(
-        self, *, c_dim: int, img_resolution: int, img_channels: int = 3, architecture: str = "resnet",
-        channel_base: int = 32768, channel_max: int = 512, num_fp16_res: int = 0, conv_clamp: float | None = None,
-        mapping_kwargs: dict | None = None, epilogue_kwargs: dict | None = None,
-    ):  # fmt: skip
-        super().__init__()
-        if architecture != "resnet":
-            raise ValueError(f"architecture must be 'resnet', got {architecture!r}; no other one is implemented")
-        widths = {"channel_base": channel_base, "channel_max": channel_max}
-        self.c_dim = c_dim
-        self.resolutions = [2**power for power in range(img_resolution.bit_length() - 1, 2, -1)]
-        for resolution in self.resolutions:
-            n_in, n_out = channels_at(resolution, **widths), channels_at(resolution // 2, **widths)
-            colours = img_channels if resolution == img_resolution else 0
-            block = DiscriminatorBlock(n_in, n_out, img_channels=colours, conv_clamp=conv_clamp)
-            setattr(self, f"b{resolution}", block)
-        cmap_dim = channels_at(4, **widths) if c_dim else 0
-        if c_dim:
-            self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, **(mapping_kwargs or {}))
-        self.b4 = DiscriminatorEpilogue(
-            channels_at(4, **widths), cmap_dim=cmap_dim, conv_clamp=conv_clamp, **(epilogue_kwargs or {})
-        )
-
-    def features(self, images: Tensor) -> Tensor:
-        """(n, colours, h, w) in [-1, 1] -> (n, c, 4, 4), before the minibatch standard deviation."""
-        x = images.contiguous(memory_format=torch.channels_last)
-        for resolution in self.resolutions:
-            x = getattr(self, f"b{resolution}")(x)
-        return x
-
-    def forward(self, images: Tensor, label: Tensor | None = None, *, minibatch_std: float | None = None) -> Tensor:
-        """(n, colours, h, w) in [-1, 1] -> (n, 1). A `minibatch_std` replaces the batch's own statistic."""
-        logits = self.b4(self.features(images), minibatch_std=minibatch_std)
-        if self.c_dim:
-            code = self.mapping(None, label)
-            logits = (logits * code).sum(dim=1, keepdim=True) / code.shape[1] ** 0.5
-        return logits
-
-
-def save_networks(directory: Path, generator: nn.Module, discriminator: nn.Module, *, config: dict) -> None:
-    """Write generator.safetensors, discriminator.safetensors and config.json, each atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
+def save_networks(
+    directory: Path, generator: GeneratorNetwork, discriminator: Discriminator | None, *, config: dict
+) -> None:
+    """Write generator.safetensors, discriminator.safetensors and config.json into `directory`, each atomically."""
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
-        write_bytes_atomic(directory / f"{name}.safetensors", safetensors.torch.save(tensors))
+        if network is not None:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+            write_bytes_atomic(directory / f"{name}.safetensors", safetensors.torch.save(tensors))
     write_json_atomic(directory / "config.json", config)
+
+
+def _read_config(path: Path) -> dict:
+    if not path.exists():
+        raise FileNotFoundError(f"no StyleGAN2 weights at {path.parent}; run: make tinyworld")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}; write it again with StyleGAN2Generator.save") from error
+    if not isinstance(config, dict) or "generator" not in config:
+        raise ValueError(f"{path} must hold the key 'generator', got {config!r:.80}")
+    return config
+
+
+def _build(network: type[nn.Module], config: dict, name: str, directory: Path) -> nn.Module:
+    """A network of `config[name]` with the weights of `name`.safetensors, all of them and no others."""
+    path = directory / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"no {name} at {path}; run: make tinyworld")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or download it again") from error
+    built = network(**config[name])
+    try:
+        built.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit config.json; use the files that belong together. {error}") from error
+    return built

@@ -114,7 +114,7 @@ class CmaSearch:
         self._turns.finish()
 
     def _advance(self, scores: np.ndarray) -> None:
-        self._strategy.tell(self._solutions, list(scores))  # pycma minimises
+        self._strategy.tell(self._solutions, list(-scores))  # pycma minimises
         self._stop = dict(self._strategy.stop())
         self._log.append(scores)
 

@@ -73,7 +73,7 @@ class GeneticSearch:
             self._x, self._scores = x.copy(), scores
         else:
             everyone, all_scores = np.concatenate([self._x, x]), np.concatenate([self._scores, scores])
-            survivors = np.argsort(all_scores, kind="stable")[: self.popsize]
+            survivors = np.argsort(-all_scores, kind="stable")[: self.popsize]
             self._x, self._scores = everyone[survivors], all_scores[survivors]
         self._turns.finish()
 

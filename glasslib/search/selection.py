@@ -33,7 +33,7 @@ def survive(scores: np.ndarray, n: int, *, rng: np.random.Generator) -> tuple[np
     from pymoo.util.randomized_argsort import randomized_argsort
 
     crowding_distance = get_crowding_function("cd")
-    cost = scores  # pymoo minimises
+    cost = -scores  # pymoo minimises
     kept, ranks, crowding = [], [], []
     for rank, front in enumerate(NonDominatedSorting().do(cost, n_stop_if_ranked=n)):
         n_room = n - sum(map(len, kept))

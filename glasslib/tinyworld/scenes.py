@@ -91,6 +91,7 @@ def sample(
     rng: np.random.Generator,
     n_objects: tuple[int, int] = (1, 3),
     textures: tuple[str, ...] = TEXTURES,
+    sizes: tuple[str, ...] = tuple(SIZES),
     domain: str = "print",
 ) -> Scenes:
     """Draw n scenes, every attribute uniform and independent.
@@ -99,13 +100,15 @@ def sample(
         n: how many.
         n_objects: smallest and largest number of objects, 1 to 3.
         textures: the backgrounds' textures to draw from.
+        sizes: the objects' sizes to draw from; two objects are never large, three always small.
         domain: "print" or "neon".
 
     Raises:
-        ValueError: an unknown texture or domain, or object numbers outside 1..3.
+        ValueError: an unknown texture, size or domain, or object numbers outside 1..3.
     """
-    if unknown := sorted(set(textures) - set(TEXTURES)):
-        raise ValueError(f"textures must be among {TEXTURES}, got {unknown}")
+    for name, chosen, known in (("textures", textures, TEXTURES), ("sizes", sizes, tuple(SIZES))):
+        if not chosen or set(chosen) - set(known):
+            raise ValueError(f"{name} must be among {known}, at least one, got {chosen}")
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}")
     low, high = n_objects
@@ -116,7 +119,8 @@ def sample(
     full = (n, MAX_OBJECTS)
     place = _sample_places(count, rng=rng)
     largest = np.array([0, len(SIZES), 2, 1])[count]  # crowded scenes use smaller objects, so that none hides another
-    size = np.where(present, rng.integers(0, largest[:, None], full), -1)
+    allowed = np.array([tuple(SIZES).index(name) for name in sizes])
+    size = np.where(present, np.minimum(allowed[rng.integers(0, len(sizes), full)], largest[:, None] - 1), -1)
     radius = np.array([*SIZES.values()])[size] * rng.uniform(0.93, 1.07, full)
     centre = np.array([*PLACES.values()])[place] + rng.uniform(-0.035, 0.035, (*full, 2))
     centre = np.clip(centre, radius[..., None] + 0.015, 1 - radius[..., None] - 0.015)

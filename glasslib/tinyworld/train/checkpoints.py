@@ -1,14 +1,18 @@
-"""Training that survives being stopped: atomic checkpoints, a log line with each, and the model card at the end."""
+"""Training that survives being stopped: atomic checkpoints, a log line with each, and weights with a card at the end."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
+
+from glasslib import runs
 
 
 class Session:
@@ -45,3 +49,35 @@ class Session:
         line = {"step": step, "seconds": round(self.elapsed(), 1)} | {k: round(float(v), 5) for k, v in log.items()}
         with open(self.folder / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def export(
+    folder: Path, model: nn.Module, session: Session, *, recipe: str, seed: int, data: str, held_out: Mapping[str, float]
+) -> None:
+    """Write model.safetensors and its card into `folder`.
+
+    Args:
+        recipe: the command that trains this again.
+        data: what it was trained on, in words.
+        held_out: measurements on data that training never drew.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    temporary = folder / "model.safetensors.tmp"
+    save_file(weights, temporary)
+    os.replace(temporary, folder / "model.safetensors")
+    write_card(
+        folder, recipe=recipe, seed=seed, steps=session.step, data=data, wall_time_s=session.elapsed(), held_out=held_out
+    )
+
+
+def write_card(
+    folder: Path, *, recipe: str, seed: int, steps: int, data: str, wall_time_s: float, held_out: Mapping[str, float]
+) -> None:
+    """Write card.json beside a model's safetensors, which it names with their SHA-256."""
+    hashes = {file.name: runs.sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    card = {"recipe": recipe, "seed": seed, "steps": steps, "data": data, "wall_time_s": round(wall_time_s)}
+    measured = {name: round(float(value), 5) for name, value in held_out.items()}
+    runs.write_json_atomic(
+        folder / "card.json", card | {"held_out": measured, "sha256": hashes, "versions": runs.versions()}
+    )

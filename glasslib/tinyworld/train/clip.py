@@ -1,6 +1,10 @@
 """Train a tiny CLIP contrastively on rendered scenes: `python -m glasslib.tinyworld.train.clip --model tiny-clip`.
 
-The logit scale is held high, as real CLIPs end (100), and captions name little: together they leave a modality gap.
+The logit scale is held high and captions name little: together they leave a modality gap. At 100, where real CLIPs end, the
+gap stays at 1.1; the tiny captions need fewer digits than real ones, and 50 brings it to what real CLIPs have. Two aids
+make minutes of a laptop do for shape and place what days of a cluster do for real CLIPs. Every other batch is of scenes alike
+in colour and background (`alike`). And, while training only, a linear head on the picture's embedding lists the scene's tags
+(`tags`): by captions alone, shapes stood at .53 after 205,000 pairs.
 """
 
 from __future__ import annotations
@@ -17,15 +21,19 @@ from tqdm import trange
 
 from glasslib.embedding import ClipEmbedder, encode_text_trimmed
 from glasslib.tinyworld import captions, scenes, zeroshot
-from glasslib.tinyworld.models import new_clip
+from glasslib.tinyworld.models import WEIGHTS, clip_tokenizer, new_clip
+from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
 
-N_SCENES = 100_000
+N_SCENES = 60_000
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WARMUP = 200
-RARE = 0.1  # share of captions in each of the two styles' registers together
+STYLED = 0.1  # share of captions that are romantic or humorous
 NEON = 0.2  # share of scenes of the second domain
+HARD_FROM = 300  # step from which every other batch is of scenes alike in colour and background
+TAGS_WEIGHT, N_TAGS = 20.0, 188
+FIRST_SCALE, SCALE, LOWERED_AT = 100.0, 50.0, 900  # the logit scale, held fixed, and the step that lowers it
 
 
 def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
@@ -42,11 +50,54 @@ def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
 def write_captions(batch: scenes.Scenes, rng: np.random.Generator) -> list[str]:
     """One caption a scene, mostly neutral."""
     texts = captions.describe(batch, rng=rng)
-    styled = np.flatnonzero(rng.random(len(batch)) < RARE)
+    styled = np.flatnonzero(rng.random(len(batch)) < STYLED)
     for register, rows in zip(captions.REGISTERS[1:], np.array_split(styled, 2), strict=True):
         for row, text in zip(rows, captions.describe(batch[rows], rng=rng, register=register), strict=True):
             texts[row] = text
     return texts
+
+
+def alike(world: scenes.Scenes) -> list[Tensor]:
+    """Row numbers of the scenes that share background and first object's colour, one tensor a group.
+
+    CLIP learns these two within minutes, and they then tell most pictures of a batch apart. A batch in which they are the
+    same for all makes it look at shape, place, size and texture: shapes rose from .31 to .50 in 51,000 pairs, where the
+    51,000 before had brought .04.
+    """
+    group = world.background * len(scenes.COLOURS) + world.colour[:, 0]
+    return [torch.as_tensor(np.flatnonzero(group == value)) for value in np.unique(group)]
+
+
+def tags(world: scenes.Scenes) -> Tensor:
+    """(n, 188) zeros and ones: which shapes, colours, sizes and pairs of them with each other and with places there are,
+    which background, which texture, and how many objects."""
+    n_colours, n_places = len(scenes.COLOURS), len(scenes.PLACES)
+    shape, colour, size, place = world.shape, world.colour, world.size, world.place  # (n, 3), -1 where there is none
+    columns, offset = [], 0
+    for index, total in (
+        (shape, len(scenes.SHAPES)),
+        (colour, n_colours),
+        (shape * n_colours + colour, len(scenes.SHAPES) * n_colours),
+        (shape * n_places + place, len(scenes.SHAPES) * n_places),
+        (colour * n_places + place, n_colours * n_places),
+        (size * n_places + place, len(scenes.SIZES) * n_places),
+        (world.background[:, None], len(scenes.BACKGROUNDS)),
+        (world.texture[:, None], len(scenes.TEXTURES)),
+        (world.n_objects[:, None] - 1, scenes.MAX_OBJECTS),
+    ):
+        columns.append(np.where(index >= 0, index + offset, -1))
+        offset += total
+    hot = np.zeros((len(world), offset + 1), dtype=np.float32)
+    np.put_along_axis(hot, np.concatenate(columns, axis=1), 1.0, axis=1)  # -1 lands in the last column, cut off below
+    return torch.from_numpy(hot[:, :-1])
+
+
+def draw_rows(step: int, groups: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
+    """(BATCH_SIZE,) scenes for a step: from all n, or from one group of scenes alike."""
+    if step < HARD_FROM or step % 2:
+        return torch.randint(n, (BATCH_SIZE,), generator=rng)
+    members = groups[int(torch.randint(len(groups), (), generator=rng))]
+    return members[torch.randint(len(members), (BATCH_SIZE,), generator=rng)]
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: float) -> Tensor:
@@ -82,38 +133,43 @@ def learning_rate(step: int, n_steps: int) -> float:
     return LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
 
 
-def train(folder: Path, *, model_name: str, n_pairs: int, seed: int, scale: float) -> nn.Module:
+def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn.Module, Session]:
     """Train to `n_pairs` image-text pairs, resuming from `folder` if something lies there."""
     torch.manual_seed(seed)  # open_clip initialises from the global state; a recipe owns its process
     model, tokenizer = new_clip(model_name)
     model.train()
     model.visual.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        model.logit_scale.fill_(math.log(scale))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for name, p in model.named_parameters() if p.ndim < 2 and name != "logit_scale"]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    head = nn.Linear(model.text_projection.shape[1], N_TAGS)
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": [*others, *head.parameters()], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
     rng = torch.Generator().manual_seed(seed)
-    session = Session(folder, model=model, optimizer=optimizer, rng=rng)
+    both = nn.ModuleDict({"clip": model, "head": head})
+    session = Session(folder, model=both, optimizer=optimizer, rng=rng)
     world, pictures = training_pictures(seed, N_SCENES)
+    groups = alike(world)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
+    model.logit_scale.data.fill_(math.log(SCALE))
     n_steps = n_pairs // BATCH_SIZE
     for step in trange(session.step, n_steps, initial=session.step, total=n_steps, desc=model_name, mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps)
-        rows = torch.randint(N_SCENES, (BATCH_SIZE,), generator=rng)
+        rows = draw_rows(step, groups, N_SCENES, rng)
         texts = write_captions(world[rows.numpy()], np.random.default_rng([seed, step]))
         pixels = ((pictures[rows] / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        images = F.normalize(model.encode_image(pixels), dim=1)
-        loss = contrastive_loss(images, F.normalize(encode_text_trimmed(model, tokenizer(texts)), dim=1), scale)
+        images = model.encode_image(pixels)
+        listing = F.binary_cross_entropy_with_logits(head(images), tags(world[rows.numpy()]))
+        texts = F.normalize(encode_text_trimmed(model, tokenizer(texts)), dim=1)
+        scale = FIRST_SCALE if step < LOWERED_AT else SCALE
+        loss = contrastive_loss(F.normalize(images, dim=1), texts, scale) + TAGS_WEIGHT * listing
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % 400 == 0 or step + 1 == n_steps:
-            session.save(step + 1, loss=loss.item(), **evaluate(model, tokenizer))
-    return model
+        if (step + 1) % 300 == 0 or step + 1 == n_steps:
+            session.save(step + 1, loss=loss.item(), listing=listing.item(), **evaluate(model, tokenizer))
+    return model, session
 
 
 def main() -> None:
@@ -121,11 +177,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny-clip")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=450_000)
+    parser.add_argument("--pairs", type=int, default=250_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=100.0)
     args = parser.parse_args()
-    train(args.out, model_name=args.model, n_pairs=args.pairs, seed=args.seed, scale=args.scale)
+    model, session = train(args.out, model_name=args.model, n_pairs=args.pairs, seed=args.seed)
+    checkpoints.export(
+        WEIGHTS / args.model.removeprefix("tiny-"),
+        model,
+        session,
+        recipe=f"python -m glasslib.tinyworld.train.clip --model {args.model} --out {args.out.name} --pairs {args.pairs} "
+        f"--seed {args.seed}",
+        seed=args.seed,
+        data=f"{args.pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption each time they are drawn",
+        held_out=evaluate(model, clip_tokenizer(), n=2000),
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,39 @@
+"""Train every tiny model again from scratch, one after the other: `make tinyworld`.
+
+Each recipe keeps its checkpoints in runs/NAME, goes on from there when it was stopped, and is skipped once its card says
+that it has finished (delete the folder to train it anew). Weights go to glasslib/tinyworld/weights/NAME.
+"""
+
+import subprocess
+import sys
+
+from glasslib import runs
+from glasslib.tinyworld.models import WEIGHTS
+
+RECIPES = {
+    "oracle": ["oracle"],
+    "clip": ["clip", "--model", "tiny-clip", "--seed", "0"],
+    "judge": ["clip", "--model", "tiny-judge", "--seed", "1"],
+    "gpt2": ["gpt2"],
+    "stylegan2": ["stylegan2"],
+}
+
+
+def main() -> int:
+    """Run the recipes that have not finished; each in a process of its own, since it seeds its libraries."""
+    for number, (name, (module, *options)) in enumerate(RECIPES.items(), start=1):
+        folder = runs.REPO / "runs" / name
+        if (folder / "finished").exists():
+            print(f"{number}/{len(RECIPES)} {name}: finished earlier, skipped; delete {folder} to train it again")
+            continue
+        print(f"{number}/{len(RECIPES)} {name}: training; Ctrl-C stops it, and the next `make tinyworld` goes on")
+        command = [sys.executable, "-m", f"glasslib.tinyworld.train.{module}", "--out", str(folder), *options]
+        if status := subprocess.run(command, check=False).returncode:
+            return status
+        runs.write_bytes_atomic(folder / "finished", b"")
+        print(f"{name}: weights and card are in {(WEIGHTS / name).relative_to(runs.REPO)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

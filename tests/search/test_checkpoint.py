@@ -1,0 +1,82 @@
+import os
+
+import numpy as np
+import pytest
+
+from glasslib.search import checkpoint
+
+CONTENT = {
+    "generation": 3,
+    "big": 2**127 + 1,
+    "score": 0.1 + 0.2,
+    "best": None,
+    "names": ["a", "ü", ("nested", np.arange(3))],
+    "deep": {"x": np.random.default_rng(0).random((4, 5)), "flags": np.array([True, False]), "empty": np.zeros((0, 8))},
+    "scalar": np.float64(1 / 3),
+}
+
+
+def test_everything_comes_back_exactly(tmp_path):
+    path = tmp_path / "new" / "folder" / "run.npz"
+    checkpoint.save(path, CONTENT)
+    back = checkpoint.load(path)
+    assert (back["generation"], back["big"], back["score"], back["best"]) == (3, 2**127 + 1, 0.1 + 0.2, None)
+    assert back["scalar"] == 1 / 3
+    assert back["names"][:2] == ["a", "ü"]
+    assert np.array_equal(back["names"][2][1], np.arange(3))
+    for name, array in CONTENT["deep"].items():
+        assert np.array_equal(back["deep"][name], array)
+        assert back["deep"][name].dtype == array.dtype
+    assert [p.name for p in path.parent.iterdir()] == ["run.npz"]
+
+
+def test_no_pickle_is_written_or_read(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        checkpoint.save(tmp_path / "run.npz", {"x": object()})
+    np.savez(tmp_path / "evil.npz", json=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="damaged or no search checkpoint"):
+        checkpoint.load(tmp_path / "evil.npz")
+
+
+@pytest.mark.parametrize("step", ["write", "replace"])
+def test_failing_at_any_step_leaves_the_last_complete_file(tmp_path, monkeypatch, step):
+    path = tmp_path / "run.npz"
+    checkpoint.save(path, {"generation": 1})
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    if step == "write":
+        monkeypatch.setattr(np, "savez", lambda file, **arrays: (file.write(b"half"), fail()))
+    else:
+        monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.save(path, {"generation": 2})
+    assert checkpoint.load(path) == {"generation": 1}
+    monkeypatch.undo()
+    checkpoint.save(path, {"generation": 3})
+    assert checkpoint.load(path) == {"generation": 3}
+
+
+def test_damaged_files_are_refused_by_name(tmp_path):
+    whole = tmp_path / "run.npz"
+    checkpoint.save(whole, CONTENT)
+    raw = whole.read_bytes()
+    damaged = {
+        "empty": b"",
+        "text": b"hello",
+        "half": raw[: len(raw) // 2],
+        "flipped": raw[:200] + b"\0\1\2" + raw[203:],
+    }
+    for name, content in damaged.items():
+        path = tmp_path / f"{name}.npz"
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=f"{name}.npz is damaged or no search checkpoint .*delete it to start again"
+        ):
+            checkpoint.load(path)
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match="no search checkpoint"):
+        checkpoint.load(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*missing.npz; run the search with checkpoint="):
+        checkpoint.load(tmp_path / "missing.npz")

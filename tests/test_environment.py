@@ -1,0 +1,136 @@
+"""One list of pins: pyproject.toml's ranges, requirements.lock, environment.yml and what is installed must agree."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from glasslib import __version__
+from glasslib.runs import REPO
+
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = (REPO / "requirements.lock").read_text(encoding="utf-8")
+CONDA = yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))
+TARGETS = {
+    *("help", "setup", "demo", "figures", "test", "lint", "lab", "bench", "tinyworld", "clean", "notebooks", "lock")
+}
+HARD = 'it\'s "red" $HOME $(shell echo bad) `id` \\ #5'
+
+
+def ranges() -> dict[str, Requirement]:
+    """Canonical name -> what pyproject.toml asks for, the dev group included."""
+    listed = [Requirement(text) for text in PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]]
+    return {canonicalize_name(requirement.name): requirement for requirement in listed}
+
+
+def pins(lock: str = LOCK) -> dict[str, list[Requirement]]:
+    """Canonical name -> its lines in the lock; several where Python versions differ."""
+    lines = [line.rstrip(" \\") for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
+    found: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, lines):
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def version_of(pin: Requirement) -> str:
+    (specifier,) = pin.specifier
+    assert specifier.operator == "==", f"{pin} is not an exact pin"
+    return specifier.version
+
+
+@pytest.mark.parametrize("name", sorted(ranges()))
+def test_lock_satisfies_every_range(name):
+    assert name in pins(), f"{name} is in pyproject.toml but not in requirements.lock; run: make lock"
+    for pin in pins()[name]:
+        assert ranges()[name].specifier.contains(version_of(pin)), f"{pin}, but pyproject.toml asks {ranges()[name]}"
+
+
+def test_every_pin_has_hashes_and_no_address():
+    blocks = re.split(r"\n(?=[a-zA-Z0-9])", LOCK)[1:]
+    assert len(blocks) == sum(map(len, pins().values())) > 100
+    assert [block.split()[0] for block in blocks if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", block)] == []
+    assert re.findall(r"https?://\S+|--[a-z-]*(?:url|links)\b\S*| @ ", LOCK) == []
+
+
+def test_conda_environment_names_the_same_packages():
+    packages = [entry for entry in CONDA["dependencies"] if isinstance(entry, str)]
+    by_pip = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
+    assert by_pip == [["-r requirements.lock"]], "pip's list must be the lock and nothing else"
+    names = {re.match(r"[a-z]+", package)[0]: package for package in packages}
+    assert names.keys() == {"python", "openjdk", "pip"}, "Python packages come by pip, from the lock"
+    assert SpecifierSet(names["python"].removeprefix("python")) == SpecifierSet(PROJECT["project"]["requires-python"])
+
+
+def test_installed_packages_are_those_of_the_lock():
+    here = [pin for lines in pins().values() for pin in lines if pin.marker is None or pin.marker.evaluate()]
+    assert len(here) > 100
+    wrong = {}
+    for pin in here:
+        try:
+            found = importlib.metadata.version(pin.name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "nothing"
+        if found != version_of(pin):
+            wrong[pin.name] = f"{found} is installed, the lock has {version_of(pin)}"
+    assert wrong == {}, "run: make setup"
+
+
+def top_level(name: str) -> set[str]:
+    """What can be imported from an installed distribution."""
+    distribution = importlib.metadata.distribution(name)
+    listed = distribution.read_text("top_level.txt")
+    return set(listed.split()) if listed else {file.parts[0].removesuffix(".py") for file in distribution.files}
+
+
+def test_every_import_is_a_declared_dependency():
+    declared = {"glasslib", *sys.stdlib_module_names}.union(*map(top_level, ranges()))
+    files = [*(REPO / "glasslib").rglob("*.py"), *(REPO / "tests").rglob("*.py")]
+    assert len(files) > 10
+    undeclared = {}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for top in {module.split(".")[0] for module in modules} - declared:
+                undeclared.setdefault(top, path.relative_to(REPO).as_posix())
+    assert undeclared == {}, "name them in pyproject.toml, then: make lock"
+
+
+def test_version_is_the_same_everywhere():
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
+    assert __version__ == PROJECT["project"]["version"] == citation["version"]
+
+
+def test_make_help_lists_the_targets():
+    run = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\S+) +\S", run.stdout, re.M)
+    assert set(listed) >= TARGETS
+    phony = re.search(r"^\.PHONY: (.*)$", (REPO / "Makefile").read_text(encoding="utf-8"), re.M)[1].split()
+    assert sorted(listed) == sorted(phony), "a target without a ## comment, or without .PHONY"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        ([], ""),
+        ([f"TARGET={HARD}"], f"--target={HARD}"),
+        (["TARGET="], "--target="),
+        (["IMAGE=a b/$(x.png"], "--image=a b/$(x.png"),
+    ],
+)
+def test_make_demo_hands_the_caption_over_untouched(tmp_path, arguments, seen):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nshift 2\nprintf %s "$*"\n')
+    python.chmod(0o755)
+    overrides = [f"PY={python}", f"READY={python}"]
+    run = subprocess.run(["make", "demo", *overrides, *arguments], cwd=REPO, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == (seen, "")

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from glasslib import bench, demo, presets, runs
+from glasslib.search import loop
+from glasslib.tinyworld import captions, scenes
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return presets.load("tiny-stylegan2")
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return presets.load("tiny-gpt2")
+
+
+def test_unknown_names_are_refused_with_those_there_are(painter):
+    with pytest.raises(ValueError, match="preset must be one of .*tiny-stylegan2.*, got 'tiny-vae'"):
+        presets.load("tiny-vae")
+    with pytest.raises(ValueError, match="method must be one of .*GA.*, got 'adam'"):
+        painter.search("adam", rng=np.random.default_rng(0))
+
+
+def test_weights_are_named_by_hash(painter):
+    assert {path.split("/")[0] for path in painter.weights} == {"clip", "judge", "stylegan2"}
+    assert all(len(digest) == 64 for digest in painter.weights.values())
+
+
+def test_scores_are_clips_cosines_of_what_is_made(painter):
+    x = painter.generator.latent_space.sample(5, rng=np.random.default_rng(0))
+    pictures = painter.make(x)
+    expected = painter.embedder.embed_images(pictures) @ painter.embedder.embed_texts(["a red star"])[0]
+    torch.testing.assert_close(painter.scores("a red star")(x), expected, atol=1e-5, rtol=0)
+
+
+def test_a_search_towards_a_caption_beats_where_it_began(painter):
+    search = painter.search("GA", rng=np.random.default_rng(0))
+    result = loop.run(search, painter.scores("a yellow ring on the left"), n_generations=15, progress=False)
+    assert result.history[-1]["best"] > result.history[0]["best"]
+
+
+def test_a_search_towards_a_picture_writes_captions(writer):
+    world = scenes.sample(1, rng=np.random.default_rng(1), n_objects=(1, 1))
+    picture = scenes.render(world, rng=torch.Generator().manual_seed(0))[0]
+    search = writer.search("GA", rng=np.random.default_rng(0), popsize=24)
+    result = loop.run(search, writer.scores(picture), n_generations=5, progress=False)
+    text = writer.make(result.best.x)[0]
+    assert text.startswith("the picture of") and captions.parses(text)
+
+
+def test_tokens_are_refused_by_cma_es_with_a_way_out(writer):
+    with pytest.raises(ValueError, match="GeneticSearch"):
+        writer.search("CMA-ES", rng=np.random.default_rng(0))
+
+
+def test_the_demo_writes_a_picture_and_a_card_that_replays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(presets.Preset, "n_generations", 3, raising=False)
+    first, again = (demo.caption_to_picture("a green heart", tmp_path / name) for name in "ab")
+    assert first.read_bytes() == again.read_bytes()
+    cards = [runs.ResultCard.read(path.with_suffix(".json")) for path in (first, again)]
+    assert runs.same(*cards) and cards[0].target == "a green heart" and cards[0].judge_score is not None
+    assert "the oracle sees" in capsys.readouterr().out
+
+
+def test_the_demo_says_what_is_wrong_with_a_word(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["demo", "--target", "a redd star"])
+    assert demo.main() == 2
+    assert "'redd'" in capsys.readouterr().err
+
+
+def test_the_demo_says_what_is_wrong_with_a_picture(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["demo", "--image", str(tmp_path / "none.png")])
+    assert demo.main() == 2
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_bench_captions_name_colour_shape_and_place():
+    texts = bench.held_out_captions(20)
+    assert texts == bench.held_out_captions(20)
+    for facts in map(captions.parse, texts):
+        assert all(getattr(facts.objects[0], name) for name in bench.READ) and facts.n_named == 3
+
+
+def test_overhead_is_a_share():
+    assert 0 < bench.overhead(n_generations=15)["value"] < 1

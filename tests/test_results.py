@@ -1,0 +1,45 @@
+"""Every number that the README quotes is the scoreboard's, and the scoreboard's are those of results/."""
+
+import json
+
+import pytest
+
+from glasslib import runs, scoreboard
+
+RESULTS = runs.REPO / "results"
+FOLDERS = sorted(path.parent for path in RESULTS.glob("*/metrics.json"))
+ATTRIBUTES = ("colour", "shape", "place", "background")
+CLAIMED = {
+    *(f"{model}.{attribute}" for model in ("clip", "judge", "oracle") for attribute in ATTRIBUTES),
+    *("clip.r1_i2t", "clip.r1_t2i", "clip.gap"),
+    *(f"stylegan2.{what}" for what in ("recognisable", "coverage", "copies", "d_auc")),
+    *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
+    *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
+    *("time.demo_s", "time.figures_min", "time.test_min", "time.overhead", "repeat.figures"),
+}
+
+
+def test_scoreboard_is_what_the_results_say():
+    assert len(FOLDERS) >= 4
+    assert scoreboard.read_scoreboard() == scoreboard.assemble_scoreboard(), "run: make scoreboard"
+
+
+def test_scoreboard_holds_every_number_the_project_claims():
+    assert CLAIMED - scoreboard.read_scoreboard().keys() == set()
+
+
+def test_readme_quotes_the_scoreboard():
+    text = (runs.REPO / "README.md").read_text(encoding="utf-8")
+    assert len(scoreboard.MARKER.findall(text)) >= 10
+    assert scoreboard.fill_readme(text, scoreboard.read_scoreboard()) == text, "run: make scoreboard"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_results_folder_holds_what_it_lists_and_nothing_else(folder):
+    summary = json.loads((folder / "metrics.json").read_text())
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there - {"metrics.json", "params.json", "timings.json"} == set(summary["files"]), "delete what is stale"
+    assert "params.json" in there
+    for name, entry in summary["metrics"].items():
+        assert runs.metric(**entry) == entry, name
+    assert summary["source"] == "make bench" or (runs.REPO / summary["source"]).is_file()
