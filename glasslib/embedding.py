@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +105,11 @@ class ClipEmbedder:
             raise ValueError("texts must hold at least one string, got none")
         new = [text for text in dict.fromkeys(texts) if (text, truncate) not in self._text_cache]
         if new:
-            self._check_texts(new, truncate=truncate)
-            new.sort(key=self._n_tokens)  # rows of like length share a batch, so little is computed for padding
+            n_tokens = {
+                text: self._n_tokens(text) for text in new
+            }  # once: cleaning a text takes longer than a tiny CLIP
+            self._check_texts(n_tokens, truncate=truncate)
+            new.sort(key=n_tokens.get)  # rows of like length share a batch, so little is computed for padding
             rows = [self._embed_text_batch(new[i : i + self._batch_size]) for i in range(0, len(new), self._batch_size)]
             self._text_cache.update(zip(((text, truncate) for text in new), torch.cat(rows), strict=True))
         return torch.stack([self._text_cache[text, truncate] for text in texts])
@@ -122,19 +125,21 @@ class ClipEmbedder:
     def _n_tokens(self, text: str) -> int:
         return len(self._tokenizer.encode(text)) + 2  # start and end of text
 
-    def _check_texts(self, texts: list[str], *, truncate: bool) -> None:
-        if empty := sum(self._n_tokens(text) == 2 for text in texts):
-            raise ValueError(f"texts must not be empty, got {empty} empty of {len(texts)}; write at least one word")
-        if not truncate and (too_long := self.too_long(texts)):
+    def _check_texts(self, n_tokens: dict[str, int], *, truncate: bool) -> None:
+        if empty := sum(n == 2 for n in n_tokens.values()):
+            raise ValueError(f"texts must not be empty, got {empty} empty of {len(n_tokens)}; write at least one word")
+        limit = self._tokenizer.context_length
+        too_long = [text for text, n in n_tokens.items() if n > limit]
+        if too_long and not truncate:
             raise ValueError(
-                f"{len(too_long)} of {len(texts)} texts exceed CLIP's {self._tokenizer.context_length} tokens, "
-                f"first {too_long[0][:40]!r} with {self._n_tokens(too_long[0])}; "
+                f"{len(too_long)} of {len(n_tokens)} texts exceed CLIP's {limit} tokens, "
+                f"first {too_long[0][:40]!r} with {n_tokens[too_long[0]]}; "
                 "shorten them, or pass truncate=True to cut them"
             )
         if self._vocabulary is not None:
-            self._check_words(texts)
+            self._check_words(n_tokens)
 
-    def _check_words(self, texts: list[str]) -> None:
+    def _check_words(self, texts: Iterable[str]) -> None:
         for text in texts:
             for word in re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text.lower()):
                 if word not in self._vocabulary:

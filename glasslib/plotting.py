@@ -53,7 +53,9 @@ def plot_images(
         ax.imshow(pixels, extent=(left, left + 1, top + 1, top), interpolation="nearest")
         if titles is not None:
             ax.text(left + 0.5, top - 0.03, titles[i], ha="center", va="bottom", fontsize=7, linespacing=1.1)
-    ax.set(xlim=(-0.02, columns * 1.06 - 0.04), ylim=(rows * step - step + 1.02, -0.03 - 0.13 * n_lines), aspect="equal")
+    ax.set(
+        xlim=(-0.02, columns * 1.06 - 0.04), ylim=(rows * step - step + 1.02, -0.03 - 0.13 * n_lines), aspect="equal"
+    )
     ax.axis("off")
     return ax
 

@@ -1,4 +1,4 @@
-"""A name -> generator, CLIP, judge, search and budget. The one table of names: a notebook's parameter must be a literal."""
+"""A name -> generator, CLIP, judge, search and budget. The one table of names: notebook parameters are literals."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _target_direction(embedder: Embedder, target: Target) -> Tensor:
             picture = target if target.ndim == 4 else target[None]
             if picture.ndim != 4 or len(picture) != 1:
                 raise ValueError(f"target must be one picture (3, h, w) or (1, 3, h, w), got {tuple(target.shape)}")
-            return embedder.embed_images(picture.clone())[0]
+            return embedder.embed_images(picture)[0]
     raise TypeError(
         "target must be a caption (str), a picture (tensor of shape (3, h, w); see images.load_image) or captions with "
         f"weights (dict of str to float), got {type(target).__name__}"

@@ -16,7 +16,7 @@ from glasslib import notebooks
 SMOKE = {
     "00_start_here": {"n_generations": 3},
     "01_clip_space": {"n_scenes": 60},
-    "02_caption_to_image_stylegan2": {"n_generations": 3, "n_seeds": 2, "n_samples": 64},
+    "02_caption_to_image_stylegan2": {"n_generations": 3, "n_seeds": 2, "n_samples": 64, "n_training": 500},
     "04_image_to_caption_gpt2": {"n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20},
 }
 NAMES = sorted(SMOKE)

@@ -63,7 +63,7 @@ class Gpt2Generator:
             raise ValueError(
                 f"max_new_tokens and max_characters must be at least 1, got {max_new_tokens}, {max_characters}"
             )
-        self._model, self._tokenizer = model.eval(), tokenizer
+        self.language_model, self.tokenizer = model.eval(), tokenizer
         self._prompt_ids = _prompt_ids(tokenizer, prompt)
         self._max_new_tokens, self._max_characters, self._stop = max_new_tokens, max_characters, tuple(stop)
         self._batch_size = batch_size
@@ -97,7 +97,7 @@ class Gpt2Generator:
     @torch.inference_mode()
     def _write_batch(self, contexts: Tensor) -> list[str]:
         """(m, context_length) int64 -> m texts, decoded greedily with a key-value cache."""
-        device = next(self._model.parameters()).device
+        device = next(self.language_model.parameters()).device
         prompt = torch.tensor(self._prompt_ids).expand(len(contexts), -1)
         step_input, cache = torch.cat((contexts, prompt), dim=1).to(device), None
         written: list[list[int]] = [[] for _ in range(len(contexts))]
@@ -105,7 +105,7 @@ class Gpt2Generator:
         done = np.zeros(len(contexts), dtype=bool)
         for n_written in range(1, self._max_new_tokens + 1):
             # The LM head is wanted for the last position only: for GPT-2 it is a third of the model.
-            output = self._model(input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.language_model(input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, best = output.past_key_values, output.logits[:, -1].argmax(dim=-1)  # (len(alive),)
             for row, token in zip(alive.tolist(), best.tolist(), strict=True):
                 if not done[row]:
@@ -123,7 +123,7 @@ class Gpt2Generator:
 
     def _is_complete(self, ids: list[int]) -> bool:
         """Whether no further token can change the text. Decodes only if the newest token may have completed it."""
-        if ids[-1] == self._tokenizer.eos_token_id:
+        if ids[-1] == self.tokenizer.eos_token_id:
             return True
         long_enough = self._max_characters is not None and self._n_characters[ids].sum() >= self._n_missing
         if not (long_enough or self._may_end[ids[-1]]):
@@ -134,8 +134,8 @@ class Gpt2Generator:
 
     def _text(self, ids: list[int]) -> str:
         """What counts of the written ids, after the prompt: up to end-of-text, a stop string, `max_characters`."""
-        if self._tokenizer.eos_token_id in ids:
-            ids = ids[: ids.index(self._tokenizer.eos_token_id)]
+        if self.tokenizer.eos_token_id in ids:
+            ids = ids[: ids.index(self.tokenizer.eos_token_id)]
         text = self._decode([self._prompt_ids + ids])[0]
         if (end := self._find_stop(text)) >= 0:
             text = text[:end].rstrip()
@@ -147,11 +147,11 @@ class Gpt2Generator:
         return min((start for start in found if start >= 0), default=-1)
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
-        return self._tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _measure_vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
         """Per token: whether it may complete a stop string, and the most characters that it adds."""
-        pieces = self._decode([[token] for token in range(len(self._tokenizer))])
+        pieces = self._decode([[token] for token in range(len(self.tokenizer))])
         last = {stop[-1] for stop in self._stop}
         joins = any(character.isspace() for character in last)  # some tokenizers put spaces between tokens
         may_end = [bool(last) and (joins or "\ufffd" in piece or not last.isdisjoint(piece)) for piece in pieces]
@@ -171,7 +171,7 @@ class Gpt2Generator:
         return values.astype(np.int64)
 
     def _check_positions(self, n_tokens: int) -> None:
-        n_positions = getattr(self._model.config, "max_position_embeddings", None)
+        n_positions = getattr(self.language_model.config, "max_position_embeddings", None)
         if n_positions is not None and n_tokens > n_positions:
             raise ValueError(
                 f"context, prompt and max_new_tokens must fit into the model's {n_positions} positions, got {n_tokens}"

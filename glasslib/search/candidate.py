@@ -33,27 +33,28 @@ class Turns:
 
     def offer(self, x: np.ndarray) -> np.ndarray:
         """Remember `x` as asked and hand out a copy."""
-        self.pending = np.ascontiguousarray(x, dtype=np.float64)
+        self.pending = read_only(x)
         return self.pending.copy()
 
-    def check_tell(self, x: np.ndarray, scores: np.ndarray, *, n_objectives: int | None = None) -> np.ndarray:
-        """Give back the scores as float64, or refuse; a refused tell changes nothing and can be repeated."""
+    def check_tell(
+        self, x: np.ndarray, scores: np.ndarray, *, n_objectives: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give back the rows asked and their scores as float64, or refuse; a refused tell can be repeated."""
         if self.pending is None:
             raise RuntimeError("tell was called without ask; ask for candidates first")
-        x = np.asarray(x)
-        if x.shape != self.pending.shape or not np.array_equal(x, self.pending):
+        if not np.array_equal(np.asarray(x), self.pending):
             raise ValueError(
                 f"x must be the rows of the last ask, unchanged and in their order {self.pending.shape}, "
-                f"got an array {x.shape} that differs; pass what ask returned"
+                f"got {np.shape(x)} that differ; pass what ask returned"
             )
-        scores = np.array(scores, dtype=np.float64)
-        shape = (len(x),) if n_objectives is None else (len(x), n_objectives)
+        scores = np.asarray(scores).astype(np.float64)  # always a copy; torch's tensors cannot be copied by np.array
+        shape = (len(self.pending),) if n_objectives is None else (len(self.pending), n_objectives)
         if scores.shape != shape:
             raise ValueError(f"scores must have shape {shape}, one row per row of x, got {scores.shape}")
         n_bad = int((~np.isfinite(scores)).sum())
         if n_bad:
             raise ValueError(f"scores must be finite, got {n_bad} bad of {scores.size}; look at what made them")
-        return scores
+        return self.pending, scores
 
     def finish(self) -> None:
         self.pending = None

@@ -67,10 +67,10 @@ class GeneticSearch:
 
     def tell(self, x: np.ndarray, scores: np.ndarray) -> None:
         """Give the scores (popsize,), higher is better, for the rows of the last ask."""
-        scores = self._turns.check_tell(x, scores)
+        x, scores = self._turns.check_tell(x, scores)
         self.best = better(self.best, x, scores, self.generation)
         if self._x is None:
-            self._x, self._scores = x.copy(), scores
+            self._x, self._scores = x, scores
         else:
             everyone, all_scores = np.concatenate([self._x, x]), np.concatenate([self._scores, scores])
             survivors = np.argsort(-all_scores, kind="stable")[: self.popsize]
@@ -169,7 +169,7 @@ class Nsga2Search:
 
     def tell(self, x: np.ndarray, scores: np.ndarray) -> None:
         """Give the scores (popsize, n_objectives), higher is better, for the rows of the last ask."""
-        scores = self._turns.check_tell(x, scores, n_objectives=self.n_objectives)
+        x, scores = self._turns.check_tell(x, scores, n_objectives=self.n_objectives)
         born = np.full(len(x), self.generation)
         if self._x is not None:
             x, scores = np.concatenate([self._x, x]), np.concatenate([self._scores, scores])

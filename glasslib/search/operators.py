@@ -1,6 +1,6 @@
 """How the genetic searches make children: CLIP-GLaSS's operators, run by pymoo on plain arrays.
 
-pymoo's own GA and NSGA2 keep a Python object per individual, which costs several times the arithmetic. Here its
+pymoo's own GA and NSGA2 keep a Python object per individual, which about doubles the time and hides the state. Here its
 operators work on (n, dim) arrays; test_genetic.py shows that the runs equal pymoo's bit for bit.
 """
 

@@ -46,7 +46,7 @@ class RandomSearch:
 
     def tell(self, x: np.ndarray, scores: np.ndarray) -> None:
         """Give the scores (popsize,), higher is better, for the rows of the last ask."""
-        scores = self._turns.check_tell(x, scores)
+        x, scores = self._turns.check_tell(x, scores)
         self.best = better(self.best, x, scores, self.generation)
         self._turns.finish()
 

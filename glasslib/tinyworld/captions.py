@@ -1,8 +1,8 @@
 """The tiny world's language: people describe scenes and leave things out, and a parser reads captions back exactly.
 
 One grammar writes and reads. A caption names few of a scene's attributes, as real captions do; five describers have
-five habits. Registers: `neutral`; `romantic` and `humorous` for style transfer. Scenes of the `neon` domain have wording
-of their own.
+five habits. Registers: `neutral`; `romantic` and `humorous` for style transfer. Scenes of the `neon` domain have
+wording of their own.
 """
 
 from __future__ import annotations
@@ -365,7 +365,9 @@ def _related(relation: str, scenes: Scenes, first: int, second: int) -> np.ndarr
 def vocabulary() -> frozenset[str]:
     """Every word the grammar can write, and the full stop."""
     phrases = [*COLOURS, *TEXTURE_WORDS.values(), *RELATION_PHRASES, *COUNTS.values()]
-    phrases += [w for table in (SIZE_WORDS, SHAPE_WORDS, BACKGROUND_WORDS, PLACE_PHRASES) for ws in table.values() for w in ws]
+    phrases += [
+        w for table in (SIZE_WORDS, SHAPE_WORDS, BACKGROUND_WORDS, PLACE_PHRASES) for ws in table.values() for w in ws
+    ]
     phrases += [w for table in (OPENERS, ADJECTIVES, TAILS) for ws in table.values() for w in ws]
     phrases += [word for prepositions, noun in GROUND.values() for word in (*prepositions, noun)]
     phrases.append("a an and with there is shape glowing sign , .")

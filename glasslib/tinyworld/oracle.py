@@ -49,7 +49,9 @@ class Reading:
         else:
             wanted = [getattr(fact.objects[0], attribute) for fact in facts]
         if None in wanted:
-            raise ValueError(f"every caption must name the {attribute}, got {wanted.count(None)} silent of {len(wanted)}")
+            raise ValueError(
+                f"every caption must name the {attribute}, got {wanted.count(None)} silent of {len(wanted)}"
+            )
         return self.values[attribute] == np.array([ATTRIBUTES[attribute].index(name) for name in wanted])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from glasslib.tinyworld import captions
@@ -14,7 +15,7 @@ def byte_pair_merges(words: frozenset[str]) -> list[tuple[str, str]]:
     pieces = {word: (*word[:-1], word[-1] + "</w>") for word in words}
     merges = []
     while any(len(parts) > 1 for parts in pieces.values()):
-        pairs = Counter(pair for parts in pieces.values() for pair in zip(parts, parts[1:], strict=False))
+        pairs = Counter(pair for parts in pieces.values() for pair in pairwise(parts))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         pieces = {word: _merge(parts, best) for word, parts in pieces.items()}

@@ -1,5 +1,7 @@
 """The GPT-2 generator against a plain loop without cache, batches or early stop."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from glasslib.generators.gpt2 import Gpt2Generator  # noqa: E402
 from glasslib.tinyworld import captions  # noqa: E402
 from glasslib.tinyworld.models import WEIGHTS  # noqa: E402
 from glasslib.tinyworld.train import gpt2 as recipe  # noqa: E402
+from glasslib.tinyworld.train import gpt2_text  # noqa: E402
 
 END = "<|endoftext|>"
 TINY = WEIGHTS / "gpt2"
@@ -145,7 +148,9 @@ def test_batch_size_and_row_order_do_not_matter(tokenizer, model, plain):
 def rows_run(model):
     """The rows of every forward pass, in order."""
     counts = []
-    hook = model.register_forward_pre_hook(lambda _, a, kwargs: counts.append(len(kwargs["input_ids"])), with_kwargs=True)
+    hook = model.register_forward_pre_hook(
+        lambda _, a, kwargs: counts.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     yield counts
     hook.remove()
 
@@ -193,7 +198,7 @@ def test_wrong_settings_are_refused(tokenizer, model):
         Gpt2Generator(model, tokenizer, stop=".")
     with pytest.raises(ValueError, match="at least 1"):
         Gpt2Generator(model, tokenizer, max_characters=0)
-    words = recipe.new_tokenizer()
+    words = gpt2_text.new_tokenizer()
     with pytest.raises(ValueError, match="photograph"):
         Gpt2Generator(small_gpt2(len(words)), words, prompt="the photograph of")
 
@@ -209,7 +214,7 @@ def test_another_causal_model_works_too(tokenizer):
 
 
 def test_load_gives_back_what_was_saved(tmp_path):
-    words = recipe.new_tokenizer()
+    words = gpt2_text.new_tokenizer()
     model = recipe.new_model(words).eval()
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
@@ -223,27 +228,72 @@ def test_load_gives_back_what_was_saved(tmp_path):
 def test_load_refuses_a_folder_that_is_not_complete(tmp_path):
     with pytest.raises(FileNotFoundError, match="make tinyworld"):
         gpt2.load(tmp_path / "none")
-    model = recipe.new_model(recipe.new_tokenizer())
+    model = recipe.new_model(gpt2_text.new_tokenizer())
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="must have the model's 128 tokens, got"):
         gpt2.load(tmp_path)
     state = {k: v for k, v in model.state_dict().items() if "h.1.mlp" not in k}
-    recipe.new_tokenizer().save_pretrained(tmp_path)
+    gpt2_text.new_tokenizer().save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match="lacks 4 of the model's weights"):
         gpt2.load(tmp_path)
 
 
 def test_prompted_captions_parse_and_keep_their_meaning():
-    rows = recipe.describe_scenes(200, rng=np.random.default_rng(0))
-    pairs = [(text, recipe.with_prompt(text)) for row in rows for text in row]
-    kept = [(text, prompted) for text, prompted in pairs if prompted]
-    assert len(kept) > 0.6 * len(pairs)
-    assert all(captions.parse(text) == captions.parse(prompted) for text, prompted in kept)
-    assert recipe.with_prompt("there is a red star") == "the picture of a red star"
-    assert recipe.with_prompt("at the top there is a star") is None
-    assert recipe.with_prompt("a plain dark background with a star") is None
-    assert recipe.with_prompt("at night we find two shapes across a dark wall") is None
+    rows = gpt2_text.describe_scenes(200, rng=np.random.default_rng(0))
+    pairs = [pair for row in rows for pair in zip(row.sentences, row.prompted, strict=True)]
+    facts = [(captions.parse(text), captions.parse(prompted)) for text, prompted in pairs if prompted]
+    assert len(facts) > 0.6 * len(pairs)
+    assert all(said == prompted for said, prompted in facts if said.domain == "print")
+    assert all(prompted.domain == "print" for _, prompted in facts)
+    assert sum(said.domain == "neon" for said, _ in facts) > 10
+    assert gpt2_text.with_prompt("there is a red star") == "the picture of a red star"
+    assert gpt2_text.with_prompt("at the top there is a star") is None
+    assert gpt2_text.with_prompt("a plain dark background with a star") is None
+    assert gpt2_text.with_prompt("at night we find two shapes across a dark wall") is None
+
+
+def test_perplexities_equal_a_loop_over_tokens():
+    words = gpt2_text.new_tokenizer()
+    model = recipe.new_model(words).eval()
+    corpus = gpt2_text.Corpus(20, words, rng=np.random.default_rng(0))
+    ids, counted = (corpus.batch(n, rng=np.random.default_rng(n)) for n in (2, 5))
+    found = recipe.perplexities(model, ids, counted)
+    row, seen = ids[1].tolist(), counted.tolist()
+    single = [sum(line.count(a) for line in seen) + 1 for a in range(128)]
+    pairs = [pair for line in seen for pair in itertools.pairwise(line)]
+    nats = {"perplexity": 0.0, "perplexity_unigram": 0.0, "perplexity_bigram": 0.0}
+    for k in range(1, 96):
+        a, b = row[k - 1], row[k]
+        alone = single[b] / sum(single)
+        nats["perplexity"] -= model(ids[1:, :k]).logits[0, -1].log_softmax(-1)[b].item() / 95
+        nats["perplexity_unigram"] -= np.log(alone) / 95
+        followed = (pairs.count((a, b)) + alone) / (sum(first == a for first, _ in pairs) + 1)
+        nats["perplexity_bigram"] -= np.log(followed) / 95
+    assert {name: values[1] for name, values in found.items()} == pytest.approx(nats, rel=1e-4)
+    assert found["perplexity"].shape == (2,)
+
+
+def test_sentence_nats_do_not_depend_on_the_other_sentences():
+    words = gpt2_text.new_tokenizer()
+    model = recipe.new_model(words).eval()
+    texts = ["a red star", "the picture of a red star on a dark background"]
+    ids = torch.tensor([[words.eos_token_id, *words.encode("a red star .")]])
+    expected = -model(ids).logits.log_softmax(-1)[0, range(4), ids[0, 1:]].sum().item()
+    both = recipe.sentence_nats(model, words, texts)
+    assert both[0] == pytest.approx(expected, rel=1e-4) and both[1] > both[0]
+
+
+def test_training_stopped_and_resumed_equals_one_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "N_SCENES", 20)
+    monkeypatch.setattr(recipe, "BATCH_SIZE", 2)
+    monkeypatch.setattr(recipe, "evaluate", lambda *_: {})
+    whole, _, _ = recipe.train(tmp_path / "whole", n_steps=3, seed=5)
+    recipe.train(tmp_path / "parts", n_steps=2, seed=5)
+    parts, _, session = recipe.train(tmp_path / "parts", n_steps=3, seed=5)
+    assert session.step == 3
+    for name, value in parts.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name], rtol=0, atol=0)
 
 
 @trained

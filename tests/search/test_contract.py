@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from glasslib.latents import ClassMixture, Normal, Product, Tokens, TruncatedNormal
 from glasslib.search import checkpoint
@@ -165,6 +166,17 @@ def test_does_not_look_at_arrays_changed_by_the_caller(make, space):
         search.tell(x, scores)
         x[:] = 0
         scores[:] = 0
+
+
+@over_searches
+def test_takes_tensors(make, space):
+    """As in the loop of the first notebook: what a scorer returns is told as it is."""
+    alone = steps(seeded(make, space), 4)
+    search = seeded(make, space)
+    for expected in alone:
+        x = search.ask()
+        assert np.array_equal(x, expected)
+        search.tell(torch.as_tensor(x), torch.as_tensor(sphere(search, x)))
 
 
 @over_searches

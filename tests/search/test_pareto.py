@@ -44,6 +44,7 @@ def test_clip_glass_picks_the_most_realistic_and_least_similar():
     assert chosen.score.tolist() == [min(c.score[0] for c in BENT), max(c.score[1] for c in BENT)]
 
 
+@pytest.mark.filterwarnings("ignore:Please import `cKDTree`:DeprecationWarning")
 @pytest.mark.parametrize("weights", [(0, 1), (0.5, 0.5), (0.7, 0.3), (0.1, 0.9)])
 def test_equals_pymoo(weights):
     from pymoo.mcdm.pseudo_weights import PseudoWeights

@@ -48,7 +48,9 @@ def test_the_middle_of_an_object_has_its_colour_and_the_corner_the_background(na
 
 
 def test_a_ring_is_open_in_the_middle():
-    picture = render(one_object(shape=np.array([[SHAPES.index("ring"), -1, -1]]), background=np.array([0])), noise_std=0)
+    picture = render(
+        one_object(shape=np.array([[SHAPES.index("ring"), -1, -1]]), background=np.array([0])), noise_std=0
+    )
     torch.testing.assert_close(picture[0, :, 32, 32], torch.tensor([0.08, 0.08, 0.09]), atol=1e-4, rtol=0)
 
 

@@ -1,21 +1,22 @@
 """Train every tiny model again from scratch, one after the other: `make tinyworld`.
 
-Each recipe keeps its checkpoints in runs/NAME, goes on from there when it was stopped, and is skipped once its card says
-that it has finished (delete the folder to train it anew). Weights go to glasslib/tinyworld/weights/NAME.
+Each recipe keeps its checkpoints in runs/NAME, goes on from there when it was stopped, and is skipped once it has
+finished (delete the folder to train it anew). Weights go to glasslib/tinyworld/weights/NAME.
 """
 
 import subprocess
 import sys
 
 from glasslib import runs
-from glasslib.tinyworld.models import WEIGHTS
 
+FEATURES = runs.REPO / "runs" / "features"  # a second oracle, which StyleGAN2's training looks through; not shipped
 RECIPES = {
     "oracle": ["oracle"],
+    "features": ["oracle", "--seed", "2", "--to", str(FEATURES)],
     "clip": ["clip", "--model", "tiny-clip", "--seed", "0"],
     "judge": ["clip", "--model", "tiny-judge", "--seed", "1"],
     "gpt2": ["gpt2"],
-    "stylegan2": ["stylegan2"],
+    "stylegan2": ["stylegan2", "--features", str(FEATURES / "model.safetensors")],
 }
 
 
@@ -31,7 +32,7 @@ def main() -> int:
         if status := subprocess.run(command, check=False).returncode:
             return status
         runs.write_bytes_atomic(folder / "finished", b"")
-        print(f"{name}: weights and card are in {(WEIGHTS / name).relative_to(runs.REPO)}")
+        print(f"{name}: done")
     return 0
 
 

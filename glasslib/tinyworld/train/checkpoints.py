@@ -1,4 +1,4 @@
-"""Training that survives being stopped: atomic checkpoints, a log line with each, and weights with a card at the end."""
+"""Training that survives being stopped: atomic checkpoints with a log, and weights with a card at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Session:
     `checkpoint.pt` holds weights, optimiser, random states and step; `log.jsonl` one line a checkpoint.
     """
 
-    def __init__(self, folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
+    def __init__(
+        self, folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
+    ) -> None:
         self.folder, self.step, self.seconds = folder, 0, 0.0
         self._model, self._optimizer, self._rng = model, optimizer, rng
         self._since = time.monotonic()
@@ -52,7 +54,14 @@ class Session:
 
 
 def export(
-    folder: Path, model: nn.Module, session: Session, *, recipe: str, seed: int, data: str, held_out: Mapping[str, float]
+    folder: Path,
+    model: nn.Module,
+    session: Session,
+    *,
+    recipe: str,
+    seed: int,
+    data: str,
+    held_out: Mapping[str, float],
 ) -> None:
     """Write model.safetensors and its card into `folder`.
 
@@ -67,7 +76,13 @@ def export(
     save_file(weights, temporary)
     os.replace(temporary, folder / "model.safetensors")
     write_card(
-        folder, recipe=recipe, seed=seed, steps=session.step, data=data, wall_time_s=session.elapsed(), held_out=held_out
+        folder,
+        recipe=recipe,
+        seed=seed,
+        steps=session.step,
+        data=data,
+        wall_time_s=session.elapsed(),
+        held_out=held_out,
     )
 
 

@@ -1,10 +1,10 @@
 """Train a tiny CLIP contrastively on rendered scenes: `python -m glasslib.tinyworld.train.clip --model tiny-clip`.
 
-The logit scale is held high and captions name little: together they leave a modality gap. At 100, where real CLIPs end, the
-gap stays at 1.1; the tiny captions need fewer digits than real ones, and 50 brings it to what real CLIPs have. Two aids
-make minutes of a laptop do for shape and place what days of a cluster do for real CLIPs. Every other batch is of scenes alike
-in colour and background (`alike`). And, while training only, a linear head on the picture's embedding lists the scene's tags
-(`tags`): by captions alone, shapes stood at .53 after 205,000 pairs.
+The logit scale is held high and captions name little: together they leave a modality gap. At 100, where real CLIPs
+end, the gap stays at 1.1; the tiny captions need fewer digits than real ones, and 50 brings it to what real CLIPs have.
+Two aids make minutes of a laptop do for shape and place what days of a cluster do for real CLIPs. Every other batch is
+of scenes alike in colour and background (`alike`). And, while training only, a linear head on the picture's embedding
+lists the scene's tags (`tags`): by captions alone, shapes stood at .53 after 205,000 pairs.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def write_captions(batch: scenes.Scenes, rng: np.random.Generator) -> list[str]:
 def alike(world: scenes.Scenes) -> list[Tensor]:
     """Row numbers of the scenes that share background and first object's colour, one tensor a group.
 
-    CLIP learns these two within minutes, and they then tell most pictures of a batch apart. A batch in which they are the
-    same for all makes it look at shape, place, size and texture: shapes rose from .31 to .50 in 51,000 pairs, where the
-    51,000 before had brought .04.
+    CLIP learns these two within minutes, and they then tell most pictures of a batch apart. A batch in which they are
+    the same for all makes it look at shape, place, size and texture: shapes rose from .31 to .50 in 51,000 pairs, where
+    the 51,000 before had brought .04.
     """
     group = world.background * len(scenes.COLOURS) + world.colour[:, 0]
     return [torch.as_tensor(np.flatnonzero(group == value)) for value in np.unique(group)]
 
 
 def tags(world: scenes.Scenes) -> Tensor:
-    """(n, 188) zeros and ones: which shapes, colours, sizes and pairs of them with each other and with places there are,
-    which background, which texture, and how many objects."""
+    """(n, 188) zeros and ones: which shapes, colours, sizes and pairs of them with each other and with places there
+    are, which background, which texture, and how many objects."""
     n_colours, n_places = len(scenes.COLOURS), len(scenes.PLACES)
     shape, colour, size, place = world.shape, world.colour, world.size, world.place  # (n, 3), -1 where there is none
     columns, offset = [], 0
@@ -185,10 +185,10 @@ def main() -> None:
         WEIGHTS / args.model.removeprefix("tiny-"),
         model,
         session,
-        recipe=f"python -m glasslib.tinyworld.train.clip --model {args.model} --out {args.out.name} --pairs {args.pairs} "
-        f"--seed {args.seed}",
+        recipe=f"python -m glasslib.tinyworld.train.clip --model {args.model} --out runs/{args.out.name} "
+        f"--pairs {args.pairs} --seed {args.seed}",
         seed=args.seed,
-        data=f"{args.pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption each time they are drawn",
+        data=f"{args.pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption at each draw",
         held_out=evaluate(model, clip_tokenizer(), n=2000),
     )
 

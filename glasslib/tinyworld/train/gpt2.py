@@ -1,14 +1,12 @@
 """Train the tiny GPT-2 on descriptions of scenes: `python -m glasslib.tinyworld.train.gpt2 --out runs/gpt2`.
 
-A document is what several people say of one scene, so that earlier sentences steer later ones. Many documents open with
-keywords or with junk in front of "the picture of": a search puts any tokens there, and must still read sentences.
+The documents stand in gpt2_text.py: descriptions of scenes, and contexts such as a search puts in front of the prompt.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-from glasslib import runs
 from glasslib.generators.gpt2 import Gpt2Generator
 from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld.models import WEIGHTS
+from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
+from glasslib.tinyworld.train.gpt2_text import BLOCK, DOCUMENTS_PER_ROW, END, PROMPT, Corpus, new_tokenizer
 
-PROMPT = "the picture of"
-END, UNKNOWN = "<|endoftext|>", "<|unknown|>"
-N_SCENES = 24_000
-RARE = (("neon", "neutral", 0.10), ("print", "romantic", 0.05), ("print", "humorous", 0.05))  # domain, register, share
-BLOCK = 96  # positions of the model
+N_SCENES = 12_000
 WIDTH, LAYERS, HEADS = 96, 3, 4
-DOCUMENTS_PER_ROW = 4  # more than a block holds, nearly always; the rest is cut off
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 LEARNING_RATE, WARMUP = 3e-3, 100
-SEARCHED = 0.4  # share of documents that open as a search would: context tokens, the prompt, and no full stop between
-MAX_CONTEXT = 24
 EVAL_SEED = 10_000
-FUNCTION_WORDS = frozenset("a an and with there is the picture image of on over at in we see find , side part".split())
-
-
-def new_tokenizer():
-    """One token for each word of the grammar, in alphabetical order after end-of-text and unknown."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = [END, UNKNOWN, *sorted(captions.vocabulary())]
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": UNKNOWN}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, clean_up_tokenization_spaces=False, **special
-    )
 
 
 def new_model(tokenizer) -> nn.Module:
@@ -61,83 +39,6 @@ def new_model(tokenizer) -> nn.Module:
     size = {"n_positions": BLOCK, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
     activation = {"activation_function": "gelu_pytorch_tanh"}  # GPT-2's own function in one pass over memory, not seven
     return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **dropout, **ids, **activation))
-
-
-def with_prompt(caption: str) -> str | None:
-    """The caption reworded to open with "the picture of", or None where its domain or its order of words forbids it."""
-    if any(mark in caption for mark in (" glowing ", " wall", " background with ")):  # neon has other openers
-        return None
-    for opener in filter(None, captions.OPENERS["print"]):
-        caption = caption.removeprefix(opener)
-    return None if " there is " in caption else f"{PROMPT} {caption}"
-
-
-def describe_scenes(n: int, *, rng: np.random.Generator) -> list[list[str]]:
-    """n scenes, each described by five people: mostly print and neutral."""
-    groups = [("print", "neutral", 1 - sum(share for *_, share in RARE)), *RARE]
-    rows = []
-    for domain, register, share in groups:
-        world = scenes.sample(round(n * share), rng=rng, domain=domain)
-        rows += captions.describe_by_all(world, rng=rng, register=register)
-    return [rows[i] for i in rng.permutation(len(rows))]
-
-
-def write_document(sentences: list[str], words: list[str], *, rng: np.random.Generator) -> str:
-    """One document from the five descriptions of a scene.
-
-    Args:
-        sentences: of one scene.
-        words: what junk is drawn from.
-    """
-    order = rng.permutation(len(sentences))
-    chosen = [sentences[i] for i in order[: rng.integers(1, len(sentences))]]
-    prompted = [text for text in (with_prompt(sentences[i]) for i in order) if text]
-    lead = ""
-    if prompted and rng.random() < SEARCHED:
-        lead = context_words(prompted[0], sentences, words, rng=rng) + " "
-        chosen = [prompted[0], *(text for text in chosen[1:3] if with_prompt(text) != prompted[0])]
-    elif rng.random() < 0.6:
-        spot = int(rng.integers(len(chosen)))
-        chosen[spot] = with_prompt(chosen[spot]) or chosen[spot]
-    return lead + " . ".join(chosen) + " ."
-
-
-def context_words(sentence: str, sentences: list[str], words: list[str], *, rng: np.random.Generator) -> str:
-    """Words in front of the prompt: pure junk, keywords, or a mixture.
-
-    The keywords are those of the sentence to come, or of all that is said of the scene, shuffled.
-    """
-    source = sentence if rng.random() < 0.5 else " ".join(sentences)
-    keywords = [word for word in source.split() if word not in FUNCTION_WORDS]
-    n = int(rng.integers(1, MAX_CONTEXT + 1))
-    share = (0.0, 1.0, rng.random())[rng.integers(3)]
-    junk, picked = rng.choice(words, n), rng.choice(keywords, n)
-    return " ".join(np.where(rng.random(n) < share, picked, junk))
-
-
-class Corpus:
-    """Endless documents about a fixed number of described scenes."""
-
-    def __init__(self, n_scenes: int, tokenizer, *, rng: np.random.Generator) -> None:
-        self._described = describe_scenes(n_scenes, rng=rng)
-        self._tokenizer, self._words = tokenizer, sorted(tokenizer.get_vocab())
-
-    def documents(self, n: int, *, rng: np.random.Generator) -> list[str]:
-        rows = rng.integers(0, len(self._described), n)
-        return [write_document(self._described[row], self._words, rng=rng) for row in rows]
-
-    def batch(self, n_rows: int, *, rng: np.random.Generator) -> Tensor:
-        """(n_rows, BLOCK) token ids: each row begins with a document and goes on with others until it is full."""
-        documents = self.documents(n_rows * DOCUMENTS_PER_ROW, rng=rng)
-        texts = [f" {END} ".join([*documents[i::n_rows], ""]) for i in range(n_rows)]
-        ids = self._tokenizer(texts)["input_ids"]
-        full = [row + [self._tokenizer.eos_token_id] * BLOCK for row in ids]
-        return torch.tensor([row[:BLOCK] for row in full])
-
-    def contexts(self, n: int, *, length: int) -> Tensor:
-        """(n, length) token ids: the end of what all five people say of each of the first n scenes."""
-        texts = [" . ".join([*sentences, ""]).strip() for sentences in self._described[:n]]
-        return torch.tensor([row[-length:] for row in self._tokenizer(texts)["input_ids"]])
 
 
 @torch.inference_mode()
@@ -166,7 +67,7 @@ def keyword_contexts(world: scenes.Scenes, *, length: int, rng: np.random.Genera
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, tokenizer, n: int = 200) -> dict[str, float]:
+def evaluate(model: nn.Module, tokenizer, n: int = 100) -> dict[str, float]:
     """Held-out perplexity; how often sampled and greedy sentences parse; how often keywords steer to true ones."""
     model.eval()
     rng, noise = np.random.default_rng(EVAL_SEED), torch.Generator().manual_seed(EVAL_SEED)
@@ -183,6 +84,47 @@ def evaluate(model: nn.Module, tokenizer, n: int = 200) -> dict[str, float]:
         report[f"greedy_parse_{name}"] = _share_parsed(texts)
     model.train()
     return report | _truth(texts, world)
+
+
+@torch.inference_mode()
+def perplexities(model: nn.Module, ids: Tensor, counted: Tensor) -> dict[str, np.ndarray]:
+    """Score held-out rows by the model, and by word and word-pair counts, which know nothing of sentences.
+
+    Args:
+        ids: (n, length) held-out tokens.
+        counted: (m, length) other tokens, for the counts of the unigram and the bigram model.
+
+    Returns:
+        "perplexity", "perplexity_unigram" and "perplexity_bigram": (n,) mean nats per token after the first of each
+        row; the perplexity is exp of their mean.
+    """
+    model.eval()
+    vocab_size = model.config.vocab_size
+    targets = ids[:, 1:]
+    logits = torch.cat([model(input_ids=part).logits[:, :-1] for part in ids.split(50)])
+    ours = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
+    single = torch.bincount(counted.reshape(-1), minlength=vocab_size).double() + 1
+    single /= single.sum()
+    pairs = counted[:, :-1] * vocab_size + counted[:, 1:]
+    double = torch.bincount(pairs.reshape(-1), minlength=vocab_size**2).double().view(vocab_size, vocab_size)
+    double = (double + single) / (double.sum(dim=1, keepdim=True) + 1)  # one imagined pair, spread as single words are
+    pair = -double[ids[:, :-1], targets].log().mean(dim=1)
+    nats = {"": ours, "_unigram": -single[targets].log().mean(dim=1), "_bigram": pair}
+    return {f"perplexity{name}": value.double().numpy() for name, value in nats.items()}
+
+
+@torch.inference_mode()
+def sentence_nats(model: nn.Module, tokenizer, texts: list[str]) -> np.ndarray:
+    """What each sentence and its full stop cost at the start of a document, (n,) nats.
+
+    No model can cost less on average than `entropy.log_probability` says, for captions drawn as it assumes. Ours also
+    expects keywords, styles and the prompt at the start of a document, which costs it a little more.
+    """
+    model.eval()
+    rows = tokenizer([f"{END} {text} ." for text in texts])["input_ids"]
+    targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-100)
+    logits = model(input_ids=targets.clamp(min=0)).logits[:, :-1]  # causal, so padding at the end changes nothing
+    return F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], reduction="none").sum(dim=1).double().numpy()
 
 
 def _loss(model: nn.Module, ids: Tensor) -> Tensor:
@@ -232,41 +174,33 @@ def train(folder: Path, *, n_steps: int, seed: int) -> tuple[nn.Module, object, 
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0 or step + 1 == n_steps:
-            report = evaluate(model, tokenizer) if (step + 1) % 500 == 0 or step + 1 == n_steps else {}
+            report = evaluate(model, tokenizer) if (step + 1) % 600 == 0 or step + 1 == n_steps else {}
             session.save(step + 1, loss=loss.item(), **report)
     return model, tokenizer, session
-
-
-def export(folder: Path, model: nn.Module, tokenizer, session: Session, *, seed: int) -> None:
-    """Write weights, configuration, tokenizer and model card, as `generators.gpt2.load` reads them."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    card = {
-        "model": "GPT2LMHeadModel of transformers, one token a word",
-        "recipe": f"python -m glasslib.tinyworld.train.gpt2 --out runs/gpt2 --steps {session.step} --seed {seed}",
-        "data": f"descriptions of {N_SCENES} scenes by glasslib.tinyworld.captions, mixed anew for each step",
-        "seed": seed,
-        "steps": session.step,
-        "documents": session.step * BATCH_SIZE * DOCUMENTS_PER_ROW,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "wall_seconds": round(session.elapsed()),
-        "held_out": {name: round(value, 5) for name, value in evaluate(model, tokenizer, n=1000).items()},
-        "sha256": runs.sha256_file(folder / "model.safetensors"),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    runs.write_json_atomic(folder / "card.json", card)
 
 
 def main() -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
-    parser.add_argument("--export", type=Path, help="folder for weights, tokenizer and card; default: OUT/export")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--export", type=Path, default=WEIGHTS / "gpt2")
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     model, tokenizer, session = train(args.out, n_steps=args.steps, seed=args.seed)
-    export(args.export or args.out / "export", model, tokenizer, session, seed=args.seed)
+    seconds, n_documents = session.elapsed(), args.steps * BATCH_SIZE * DOCUMENTS_PER_ROW
+    model.save_pretrained(args.export)
+    tokenizer.save_pretrained(args.export)
+    checkpoints.write_card(
+        args.export,
+        recipe=f"python -m glasslib.tinyworld.train.gpt2 --out runs/{args.out.name} --steps {args.steps} "
+        f"--seed {args.seed}",
+        seed=args.seed,
+        steps=session.step,
+        data=f"{n_documents} documents about {N_SCENES} scenes, new ones for each step, cut to {BLOCK} tokens a row",
+        wall_time_s=seconds,
+        held_out=evaluate(model, tokenizer, n=1000),
+    )
 
 
 if __name__ == "__main__":

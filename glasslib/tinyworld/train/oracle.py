@@ -1,7 +1,7 @@
 """Train the oracle on endless one-object renders: `python -m glasslib.tinyworld.train.oracle --out runs/oracle`.
 
-Pictures are blurred, shifted in contrast and made noisy, so that it reads a generator's less clean pictures too; it never
-sees a generated one.
+Pictures are blurred, shifted in contrast and made noisy, so that it reads a generator's less clean pictures too; it
+never sees a generated one.
 """
 
 from __future__ import annotations
@@ -80,14 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=80_000)
-    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--to", type=Path, default=WEIGHTS / "oracle", help="where weights and card go")
     args = parser.parse_args()
     network, session = train(args.out, n_images=args.images, seed=args.seed)
     checkpoints.export(
-        WEIGHTS / "oracle",
+        args.to,
         network,
         session,
-        recipe=f"python -m glasslib.tinyworld.train.oracle --out {args.out.name} --images {args.images} --seed {args.seed}",
+        recipe=f"python -m glasslib.tinyworld.train.oracle --out runs/{args.out.name} --images {args.images} "
+        f"--seed {args.seed}",
         seed=args.seed,
         data=f"{args.images} one-object scenes, each rendered once at {IMAGE_SIZE} pixels and roughened",
         held_out=held_out_accuracy(network, 5000, size=64),

@@ -1,8 +1,9 @@
 """A second discriminator on frozen features, for training only: Projected GAN in a small form.
 
-A discriminator that starts from nothing must first learn what a star is before it can ask for one. This one looks through a
-network that has learned to name what renders show, so its small heads ask for shapes from the first minute. Source: Sauer et
-al. 2021, https://arxiv.org/abs/2111.01007; features at three resolutions, spectral norm, hinge loss.
+A discriminator that starts from nothing must first learn what a star is before it can ask for one. This one looks
+through a network that has learned to name what renders show, so its small heads ask for shapes from the first minute.
+That network is trained like the oracle but with another seed, and the oracle that measures is never part of training.
+Source: Sauer et al. 2021, https://arxiv.org/abs/2111.01007; features at three resolutions, spectral norm, hinge loss.
 """
 
 from __future__ import annotations

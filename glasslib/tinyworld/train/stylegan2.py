@@ -23,9 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glasslib.generators.stylegan2 import save_networks
+from glasslib.generators.stylegan2 import StyleGAN2Generator, save_networks
 from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
 from glasslib.tinyworld import scenes
+from glasslib.tinyworld.models import WEIGHTS
+from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.projected import ProjectedDiscriminator
 
 N_SCENES = 60_000
@@ -213,7 +215,7 @@ def write_grid(generator: nn.Module, path: Path, *, rows: int = 8, columns: int 
     os.replace(temporary, path)
 
 
-def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0) -> None:
+def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0) -> Trainer:
     """Train until `minutes` of training, all sittings together, are over."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures, labels = training_pictures(seed, N_SCENES)
@@ -233,20 +235,47 @@ def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0)
             trainer.save(folder)
             with open(folder / "log.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
+    return trainer
+
+
+@torch.inference_mode()
+def export(trainer: Trainer, folder: Path, *, recipe: str, seed: int) -> None:
+    """Write the averaged generator, the centred discriminator and their card into `folder`.
+
+    The pairing loss leaves the logits' origin open, so it is put midway between held-out renders and samples; then a
+    logit of 0 says "as likely made as rendered", and CLIP-GLaSS's hinge, relu(1 - logit), has its usual meaning.
+    """
+    n = 2000
+    held_out, _ = training_pictures(seed + 1, n)
+    z = torch.randn(n, Z_DIM, generator=torch.Generator().manual_seed(seed + 1))
+    made = StyleGAN2Generator(trainer.average, trainer.discriminator, config=CONFIG)(z)
+    real = trainer.discriminator(held_out.float().div(127.5).sub(1))
+    fake = trainer.discriminator(made * 2 - 1)
+    trainer.discriminator.b4.out.bias -= (real.mean() + fake.mean()) / 2
+    save_networks(folder, trainer.average, trainer.discriminator, config=CONFIG)
+    steps, data = trainer.step, f"{N_SCENES} one-object renders of 32 pixels, {trainer.step * BATCH_SIZE} draws"
+    measured = {"logit_gap": float(real.mean() - fake.mean()), "d_auc": float((real > fake.T).float().mean())}
+    checkpoints.write_card(
+        folder, recipe=recipe, seed=seed, steps=steps, data=data, wall_time_s=trainer.seconds, held_out=measured
+    )
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Read the command line, train, and export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, weights and samples")
     parser.add_argument("--minutes", type=float, default=110.0, help="training time, all sittings together")
-    parser.add_argument("--features", type=Path, help="weights of a trained OracleNetwork, for the second discriminator")
+    parser.add_argument(
+        "--features", type=Path, help="weights of a trained OracleNetwork, for the second discriminator"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    train(arguments.out, minutes=arguments.minutes, features=arguments.features, seed=arguments.seed)
+    trainer = train(arguments.out, minutes=arguments.minutes, features=arguments.features, seed=arguments.seed)
+    recipe = f"python -m glasslib.tinyworld.train.stylegan2 --out runs/stylegan2 --minutes {arguments.minutes:g}"
+    export(trainer, WEIGHTS / "stylegan2", recipe=recipe, seed=arguments.seed)
 
 
 if __name__ == "__main__":

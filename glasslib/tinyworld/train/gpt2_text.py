@@ -1,0 +1,125 @@
+"""What the tiny GPT-2 reads: its tokenizer, and endless documents about scenes.
+
+A document is what several people say of one scene, so that earlier sentences steer later ones. Many documents open with
+keywords or with junk in front of "the picture of": a search puts any tokens there, and must still read sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glasslib.tinyworld import captions, scenes
+
+PROMPT = "the picture of"
+END, UNKNOWN = "<|endoftext|>", "<|unknown|>"
+RARE = (("neon", "neutral", 0.10), ("print", "romantic", 0.05), ("print", "humorous", 0.05))  # domain, register, share
+BLOCK = 96  # tokens in a row: the model's positions
+DOCUMENTS_PER_ROW = 4  # more than a row holds, nearly always; the rest is cut off
+SEARCHED = 0.4  # share of documents that open as a search would: context tokens, the prompt, and no full stop between
+MAX_CONTEXT = 24
+FUNCTION_WORDS = frozenset("a an and with there is the picture image of on over at in we see find , side part".split())
+
+
+def new_tokenizer():
+    """One token for each word of the grammar, in alphabetical order after end-of-text and unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [END, UNKNOWN, *sorted(captions.vocabulary())]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **special)
+
+
+def with_prompt(caption: str) -> str | None:
+    """The caption reworded to open with "the picture of", or None where its domain or its order of words forbids it."""
+    if any(mark in caption for mark in (" glowing ", " wall", " background with ")):  # neon has other openers
+        return None
+    for opener in filter(None, captions.OPENERS["print"]):
+        caption = caption.removeprefix(opener)
+    return None if " there is " in caption else f"{PROMPT} {caption}"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What five people say of a scene, and each one's sentence opening with the prompt (None where that cannot be).
+
+    Only print wording has that opening, so what follows the prompt names a neon scene's attributes in print's words.
+    """
+
+    sentences: list[str]
+    prompted: list[str | None]
+
+
+def describe_scenes(n: int, *, rng: np.random.Generator) -> list[Described]:
+    """n scenes, each described by five people: mostly print and neutral."""
+    groups = [("print", "neutral", 1 - sum(share for *_, share in RARE)), *RARE]
+    rows = []
+    for domain, register, share in groups:
+        world = scenes.sample(round(n * share), rng=rng, domain=domain)
+        said = captions.describe_by_all(world, rng=rng, register=register)
+        in_print = replace(world, domain=np.zeros_like(world.domain))
+        printed = said if domain == "print" else captions.describe_by_all(in_print, rng=rng, register=register)
+        prompted = [[with_prompt(text) for text in row] for row in printed]
+        rows += map(Described, said, prompted)
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def write_document(scene: Described, words: list[str], *, rng: np.random.Generator) -> str:
+    """One document from the five descriptions of a scene; junk is drawn from `words`."""
+    order = rng.permutation(len(scene.sentences)).tolist()
+    people = order[: rng.integers(1, len(order))]
+    able = [person for person in order if scene.prompted[person]]
+    if able and rng.random() < SEARCHED:
+        first = scene.prompted[able[0]]
+        lead = context_words(first, scene.sentences, words, rng=rng) + " "
+        texts = [first, *(scene.sentences[person] for person in people[:2] if person != able[0])]
+        return lead + " . ".join(texts) + " ."
+    texts = [scene.sentences[person] for person in people]
+    if rng.random() < 0.6:
+        spot = int(rng.integers(len(people)))
+        texts[spot] = scene.prompted[people[spot]] or texts[spot]
+    return " . ".join(texts) + " ."
+
+
+def context_words(sentence: str, sentences: list[str], words: list[str], *, rng: np.random.Generator) -> str:
+    """Words in front of the prompt: pure junk, keywords, or a mixture.
+
+    The keywords are those of the sentence to come, or of all that is said of the scene, shuffled.
+    """
+    source = sentence if rng.random() < 0.5 else " ".join(sentences)
+    keywords = [word for word in source.split() if word not in FUNCTION_WORDS]
+    n = int(rng.integers(1, MAX_CONTEXT + 1))
+    share = (0.0, 1.0, rng.random())[rng.integers(3)]
+    junk, picked = rng.choice(words, n), rng.choice(keywords, n)
+    return " ".join(np.where(rng.random(n) < share, picked, junk))
+
+
+class Corpus:
+    """Endless documents about a fixed number of described scenes."""
+
+    def __init__(self, n_scenes: int, tokenizer, *, rng: np.random.Generator) -> None:
+        self._described = describe_scenes(n_scenes, rng=rng)
+        self._tokenizer, self._words = tokenizer, sorted(tokenizer.get_vocab())
+
+    def documents(self, n: int, *, rng: np.random.Generator) -> list[str]:
+        rows = rng.integers(0, len(self._described), n)
+        return [write_document(self._described[row], self._words, rng=rng) for row in rows]
+
+    def batch(self, n_rows: int, *, rng: np.random.Generator) -> Tensor:
+        """(n_rows, BLOCK) token ids: each row begins with a document and goes on with others until it is full."""
+        documents = self.documents(n_rows * DOCUMENTS_PER_ROW, rng=rng)
+        texts = [f" {END} ".join([*documents[i::n_rows], ""]) for i in range(n_rows)]
+        ids = self._tokenizer(texts)["input_ids"]
+        full = [row + [self._tokenizer.eos_token_id] * BLOCK for row in ids]
+        return torch.tensor([row[:BLOCK] for row in full])
+
+    def contexts(self, n: int, *, length: int) -> Tensor:
+        """(n, length) token ids: the end of what all five people say of each of the first n scenes."""
+        texts = [" . ".join([*scene.sentences, ""]).strip() for scene in self._described[:n]]
+        return torch.tensor([row[-length:] for row in self._tokenizer(texts)["input_ids"]])
