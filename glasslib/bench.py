@@ -67,7 +67,7 @@ def _evolved(preset, wanted: torch.Tensor, *, method: str, seed: int, n_generati
 
 @torch.inference_mode()
 def _best_of_random(preset, wanted: torch.Tensor, *, method: str, seed: int, n_generations: int) -> tuple:
-    """The best of as many random pictures as a search sees. One draw serves all captions, for none of them steers it."""
+    """The best of as many random pictures as a search sees; one draw serves all captions, for none steers it."""
     x = preset.generator.latent_space.sample(preset.popsize * n_generations, rng=np.random.default_rng([seed, 0]))
     similarity = preset.embedder.embed_images(preset.make(x)) @ wanted.T  # (pictures, captions)
     best = similarity.argmax(dim=0).numpy()

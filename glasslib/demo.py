@@ -18,8 +18,13 @@ DEFAULT_TARGET = "a large red star on a dark background"
 SEED = 0
 
 
-def caption_to_picture(caption: str, folder: Path) -> Path:
+def caption_to_picture(caption: str, folder: Path, *, n_generations: int | None = None) -> Path:
     """Evolve a picture for a caption with CLIP-GLaSS's genetic algorithm and write it with its result card.
+
+    Args:
+        caption: in words of the tiny world.
+        folder: where picture and card go.
+        n_generations: None takes the preset's.
 
     Returns:
         The picture's path.
@@ -28,7 +33,9 @@ def caption_to_picture(caption: str, folder: Path) -> Path:
     preset = presets.load("tiny-stylegan2")
     started = time.perf_counter()
     result = loop.run(
-        preset.search("GA", rng=np.random.default_rng(SEED)), preset.scores(caption), n_generations=preset.n_generations
+        preset.search("GA", rng=np.random.default_rng(SEED)),
+        preset.scores(caption),
+        n_generations=n_generations or preset.n_generations,
     )
     if result.best is None:
         raise KeyboardInterrupt  # stopped before the first generation: there is nothing to show

@@ -57,7 +57,7 @@ class Preset:
             target: a caption for a picture generator, a picture (3, h, w) in [0, 1] for a text generator.
         """
         if isinstance(self.generator, gpt2.Gpt2Generator):
-            scorer = TextScorer(self.embedder, target)
+            scorer = TextScorer(self.embedder, target, truncate=True)
         else:
             scorer = ClipScorer(self.embedder, target)
 
@@ -69,7 +69,7 @@ class Preset:
 
     def make(self, x: np.ndarray) -> Tensor | list[str]:
         """What the generator makes of candidates (n, dim): pictures (n, 3, h, w) or n texts."""
-        latents = torch.as_tensor(np.atleast_2d(x))
+        latents = torch.tensor(np.atleast_2d(x))  # a copy: a winner is read-only
         is_text = isinstance(self.generator, gpt2.Gpt2Generator)
         with torch.inference_mode():
             return self.generator(latents.round().long() if is_text else latents)

@@ -56,9 +56,8 @@ def test_tokens_are_refused_by_cma_es_with_a_way_out(writer):
         writer.search("CMA-ES", rng=np.random.default_rng(0))
 
 
-def test_the_demo_writes_a_picture_and_a_card_that_replays(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(presets.Preset, "n_generations", 3, raising=False)
-    first, again = (demo.caption_to_picture("a green heart", tmp_path / name) for name in "ab")
+def test_the_demo_writes_a_picture_and_a_card_that_replays(tmp_path, capsys):
+    first, again = (demo.caption_to_picture("a green heart", tmp_path / name, n_generations=3) for name in "ab")
     assert first.read_bytes() == again.read_bytes()
     cards = [runs.ResultCard.read(path.with_suffix(".json")) for path in (first, again)]
     assert runs.same(*cards) and cards[0].target == "a green heart" and cards[0].judge_score is not None

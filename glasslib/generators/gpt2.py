@@ -205,7 +205,9 @@ def load(directory: Path | str) -> tuple[nn.Module, object]:
             "files (for the tiny one run: make tinyworld)"
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for reading one file
     model, report = AutoModelForCausalLM.from_pretrained(
         directory, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )

@@ -102,7 +102,7 @@ class CmaSearch:
             self._n_restarts += 1
             self._strategy = self._make(self._space.sample(1, rng=self._rng)[0])
         self._solutions = self._strategy.ask()
-        x = np.clip(self._solutions, self._space.lower, self._space.upper)  # pycma's bounds hold up to rounding
+        x = np.clip(self._solutions, self._space.lower, self._space.upper)  # against rounding only
         return self._turns.offer(x)
 
     def tell(self, x: np.ndarray, scores: np.ndarray) -> None:

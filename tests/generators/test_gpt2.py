@@ -241,12 +241,10 @@ def test_load_refuses_a_folder_that_is_not_complete(tmp_path):
 
 def test_prompted_captions_parse_and_keep_their_meaning():
     rows = gpt2_text.describe_scenes(200, rng=np.random.default_rng(0))
-    pairs = [pair for row in rows for pair in zip(row.sentences, row.prompted, strict=True)]
-    facts = [(captions.parse(text), captions.parse(prompted)) for text, prompted in pairs if prompted]
-    assert len(facts) > 0.6 * len(pairs)
-    assert all(said == prompted for said, prompted in facts if said.domain == "print")
-    assert all(prompted.domain == "print" for _, prompted in facts)
-    assert sum(said.domain == "neon" for said, _ in facts) > 10
+    pairs = [(text, gpt2_text.with_prompt(text)) for row in rows for text in row]
+    kept = [(text, prompted) for text, prompted in pairs if prompted]
+    assert len(kept) > 0.6 * len(pairs)
+    assert all(captions.parse(text) == captions.parse(prompted) for text, prompted in kept)
     assert gpt2_text.with_prompt("there is a red star") == "the picture of a red star"
     assert gpt2_text.with_prompt("at the top there is a star") is None
     assert gpt2_text.with_prompt("a plain dark background with a star") is None

@@ -26,6 +26,14 @@ def test_finds_an_optimum_on_the_edge_of_the_box(diagonal):
     assert np.allclose(search.best.x, target, atol=0.02)
 
 
+def test_the_box_is_kept_by_pycma_and_not_by_clipping_behind_its_back():
+    search = make()
+    for _ in range(40):
+        x = search.ask()  # the score pulls out of the box
+        assert np.array_equal(x, search._solutions)
+        search.tell(x, x.sum(axis=1))
+
+
 def test_first_generation_stands_around_x0_with_spread_sigma0():
     space = Normal(50)
     x0 = np.linspace(-3, 3, 50)

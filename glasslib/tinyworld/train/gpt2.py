@@ -22,9 +22,9 @@ from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
 from glasslib.tinyworld.train.gpt2_text import BLOCK, DOCUMENTS_PER_ROW, END, PROMPT, Corpus, new_tokenizer
 
-N_SCENES = 12_000
+N_SCENES = 24_000
 WIDTH, LAYERS, HEADS = 96, 3, 4
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 LEARNING_RATE, WARMUP = 3e-3, 100
 EVAL_SEED = 10_000
 
@@ -67,7 +67,7 @@ def keyword_contexts(world: scenes.Scenes, *, length: int, rng: np.random.Genera
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, tokenizer, n: int = 100) -> dict[str, float]:
+def evaluate(model: nn.Module, tokenizer, n: int = 200) -> dict[str, float]:
     """Held-out perplexity; how often sampled and greedy sentences parse; how often keywords steer to true ones."""
     model.eval()
     rng, noise = np.random.default_rng(EVAL_SEED), torch.Generator().manual_seed(EVAL_SEED)
@@ -174,7 +174,7 @@ def train(folder: Path, *, n_steps: int, seed: int) -> tuple[nn.Module, object, 
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0 or step + 1 == n_steps:
-            report = evaluate(model, tokenizer) if (step + 1) % 600 == 0 or step + 1 == n_steps else {}
+            report = evaluate(model, tokenizer) if (step + 1) % 500 == 0 or step + 1 == n_steps else {}
             session.save(step + 1, loss=loss.item(), **report)
     return model, tokenizer, session
 
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--export", type=Path, default=WEIGHTS / "gpt2")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     model, tokenizer, session = train(args.out, n_steps=args.steps, seed=args.seed)

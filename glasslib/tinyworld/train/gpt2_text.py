@@ -6,8 +6,6 @@ keywords or with junk in front of "the picture of": a search puts any tokens the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,46 +43,34 @@ def with_prompt(caption: str) -> str | None:
     return None if " there is " in caption else f"{PROMPT} {caption}"
 
 
-@dataclass(frozen=True)
-class Described:
-    """What five people say of a scene, and each one's sentence opening with the prompt (None where that cannot be).
-
-    Only print wording has that opening, so what follows the prompt names a neon scene's attributes in print's words.
-    """
-
-    sentences: list[str]
-    prompted: list[str | None]
-
-
-def describe_scenes(n: int, *, rng: np.random.Generator) -> list[Described]:
+def describe_scenes(n: int, *, rng: np.random.Generator) -> list[list[str]]:
     """n scenes, each described by five people: mostly print and neutral."""
     groups = [("print", "neutral", 1 - sum(share for *_, share in RARE)), *RARE]
     rows = []
     for domain, register, share in groups:
         world = scenes.sample(round(n * share), rng=rng, domain=domain)
-        said = captions.describe_by_all(world, rng=rng, register=register)
-        in_print = replace(world, domain=np.zeros_like(world.domain))
-        printed = said if domain == "print" else captions.describe_by_all(in_print, rng=rng, register=register)
-        prompted = [[with_prompt(text) for text in row] for row in printed]
-        rows += map(Described, said, prompted)
+        rows += captions.describe_by_all(world, rng=rng, register=register)
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
-def write_document(scene: Described, words: list[str], *, rng: np.random.Generator) -> str:
-    """One document from the five descriptions of a scene; junk is drawn from `words`."""
-    order = rng.permutation(len(scene.sentences)).tolist()
-    people = order[: rng.integers(1, len(order))]
-    able = [person for person in order if scene.prompted[person]]
-    if able and rng.random() < SEARCHED:
-        first = scene.prompted[able[0]]
-        lead = context_words(first, scene.sentences, words, rng=rng) + " "
-        texts = [first, *(scene.sentences[person] for person in people[:2] if person != able[0])]
-        return lead + " . ".join(texts) + " ."
-    texts = [scene.sentences[person] for person in people]
-    if rng.random() < 0.6:
-        spot = int(rng.integers(len(people)))
-        texts[spot] = scene.prompted[people[spot]] or texts[spot]
-    return " . ".join(texts) + " ."
+def write_document(sentences: list[str], words: list[str], *, rng: np.random.Generator) -> str:
+    """One document from the five descriptions of a scene.
+
+    Args:
+        sentences: of one scene.
+        words: what junk is drawn from.
+    """
+    order = rng.permutation(len(sentences))
+    chosen = [sentences[i] for i in order[: rng.integers(1, len(sentences))]]
+    prompted = [text for text in (with_prompt(sentences[i]) for i in order) if text]
+    lead = ""
+    if prompted and rng.random() < SEARCHED:
+        lead = context_words(prompted[0], sentences, words, rng=rng) + " "
+        chosen = [prompted[0], *(text for text in chosen[1:3] if with_prompt(text) != prompted[0])]
+    elif rng.random() < 0.6:
+        spot = int(rng.integers(len(chosen)))
+        chosen[spot] = with_prompt(chosen[spot]) or chosen[spot]
+    return lead + " . ".join(chosen) + " ."
 
 
 def context_words(sentence: str, sentences: list[str], words: list[str], *, rng: np.random.Generator) -> str:
@@ -121,5 +107,5 @@ class Corpus:
 
     def contexts(self, n: int, *, length: int) -> Tensor:
         """(n, length) token ids: the end of what all five people say of each of the first n scenes."""
-        texts = [" . ".join([*scene.sentences, ""]).strip() for scene in self._described[:n]]
+        texts = [" . ".join([*sentences, ""]).strip() for sentences in self._described[:n]]
         return torch.tensor([row[-length:] for row in self._tokenizer(texts)["input_ids"]])
