@@ -1,6 +1,7 @@
 """What no notebook measures, because it takes long or times the machine: `make bench`, into results/bench*/.
 
-`python -m glasslib.bench search` runs the searches on a hundred targets, `python -m glasslib.bench time` the clock.
+`python -m glasslib.bench t2i` finds pictures for a hundred captions, `i2t` captions for a hundred pictures, and `time`
+reads the clock.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from glasslib.search import loop
 from glasslib.tinyworld import captions, models, oracle, scenes
 
 N_TARGETS = 100
-SEEDS = (0, 1, 2)
 HELD_OUT = 30_000  # the seed of scenes that no recipe draws
-METHODS = {"ga": "GA", "random": "random", "cmaes": "CMA-ES"}
+METHODS = {"ga": ("GA", (0, 1, 2)), "random": ("random", (0, 1, 2)), "cmaes": ("CMA-ES", (0,))}  # with their seeds
 N_GENERATIONS, N_GENERATIONS_TEXT = 100, 40  # of 16 pictures, of 100 sentences
 READ = ("colour", "shape", "place")
 
@@ -96,13 +96,13 @@ def image_to_text(*, n: int, n_generations: int) -> list[dict]:
     return rows
 
 
-def bench_search() -> None:
-    """Measure t2i.* and i2t.* and write results/bench/."""
+def bench_t2i() -> None:
+    """Measure t2i.* and write results/bench_t2i/."""
     targets = held_out_captions(N_TARGETS)
     found, rows = {}, []
-    for key, method in METHODS.items():
+    for key, (method, seeds) in METHODS.items():
         hits = {name: [] for name in READ}
-        for seed in SEEDS:
+        for seed in seeds:
             agrees, scores = text_to_image(method, seed=seed, targets=targets, n_generations=N_GENERATIONS)
             for i, text in enumerate(targets):
                 seen = {name: bool(agrees[name][i]) for name in READ}
@@ -113,14 +113,21 @@ def bench_search() -> None:
         for name in READ:
             of_caption = np.mean(hits[name], axis=0)  # seeds of one caption are not independent: resample captions
             found[f"t2i.{key}.{name}"] = metrics.mean(of_caption, unit="share", rng=rng)
-    sentences = image_to_text(n=N_TARGETS, n_generations=N_GENERATIONS_TEXT)
-    hits = np.concatenate([np.arange(row["named"]) < row["true"] for row in sentences])
-    found["i2t.ga.precision"] = metrics.share(hits)
-    found["i2t.ga.parses"] = metrics.share([row["parses"] for row in sentences])
-    params = {"n_targets": N_TARGETS, "seeds": list(SEEDS), "versions": runs.versions()}
-    params |= {"n_generations": N_GENERATIONS, "n_generations_text": N_GENERATIONS_TEXT}
-    tables = {"text_to_image": rows, "image_to_text": sentences}
-    runs.write_results("results/bench", source="make bench", params=params, metrics=found, tables=tables)
+    params = {"n_targets": N_TARGETS, "methods": METHODS, "n_generations": N_GENERATIONS, "versions": runs.versions()}
+    _write("bench_t2i", params, found, {"text_to_image": rows})
+
+
+def bench_i2t() -> None:
+    """Measure i2t.* and write results/bench_i2t/."""
+    rows = image_to_text(n=N_TARGETS, n_generations=N_GENERATIONS_TEXT)
+    hits = np.concatenate([np.arange(row["named"]) < row["true"] for row in rows])
+    found = {"i2t.ga.precision": metrics.share(hits), "i2t.ga.parses": metrics.share([row["parses"] for row in rows])}
+    params = {"n_targets": N_TARGETS, "n_generations": N_GENERATIONS_TEXT, "versions": runs.versions()}
+    _write("bench_i2t", params, found, {"image_to_text": rows})
+
+
+def _write(folder: str, params: dict, found: dict, tables: dict | None = None) -> None:
+    runs.write_results(f"results/{folder}", source="make bench", params=params, metrics=found, tables=tables)
 
 
 def overhead(n_generations: int = 200) -> dict:
@@ -165,20 +172,20 @@ def tables() -> dict[str, bytes]:
 
 
 def bench_time() -> None:
-    """Time the make targets, compare two runs of the figures, and write results/bench_time/."""
+    """Time the make targets, compare the figures' run with the one before it, and write results/bench_time/."""
     found = {"time.overhead": overhead()}
     found["time.demo_s"] = runs.metric(seconds(["make", "demo"]), n=1, unit="s")
     found["time.test_min"] = runs.metric(seconds(["make", "test"]) / 60, n=1, unit="min")
+    before = tables()
+    if not before:
+        raise FileNotFoundError("results/ holds no notebook's tables to compare with; run: make figures")
     found["time.figures_min"] = runs.metric(seconds(["make", "figures"]) / 60, n=1, unit="min")
-    first = tables()
-    seconds(["make", "figures"])
     again = tables()
-    found["repeat.figures"] = metrics.share([again.get(path) == content for path, content in first.items()])
-    params = {"cores": torch.get_num_threads(), "versions": runs.versions()}
-    runs.write_results("results/bench_time", source="make bench", params=params, metrics=found)
+    found["repeat.figures"] = metrics.share([again.get(path) == content for path, content in before.items()])
+    _write("bench_time", {"cores": torch.get_num_threads(), "versions": runs.versions()}, found)
 
 
-PARTS = {"search": bench_search, "time": bench_time}
+PARTS = {"t2i": bench_t2i, "i2t": bench_i2t, "time": bench_time}
 
 
 def main() -> int:

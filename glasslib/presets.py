@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,14 @@ from glasslib import runs
 from glasslib.embedding import ClipEmbedder
 from glasslib.generators import gpt2, stylegan2
 from glasslib.scoring import ClipScorer, TextScorer
-from glasslib.search.cmaes import CmaSearch
-from glasslib.search.genetic import GeneticSearch, Nsga2Search
-from glasslib.search.random import RandomSearch
 from glasslib.tinyworld import models
 
-SEARCHES = {"random": RandomSearch, "GA": GeneticSearch, "NSGA-II": Nsga2Search, "CMA-ES": CmaSearch}
+SEARCHES = {  # method -> module of glasslib.search and class, imported when asked for: pycma alone takes seconds
+    "random": ("random", "RandomSearch"),
+    "GA": ("genetic", "GeneticSearch"),
+    "NSGA-II": ("genetic", "Nsga2Search"),
+    "CMA-ES": ("cmaes", "CmaSearch"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,9 @@ class Preset:
         """
         if method not in SEARCHES:
             raise ValueError(f"method must be one of {tuple(SEARCHES)}, got {method!r}")
-        return SEARCHES[method](self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
+        module, name = SEARCHES[method]
+        search = getattr(importlib.import_module(f"glasslib.search.{module}"), name)
+        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         """The function a search maximises: x (n, dim) -> (n,) CLIP similarities of what the generator makes of x.

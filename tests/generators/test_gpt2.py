@@ -272,12 +272,14 @@ def test_perplexities_equal_a_loop_over_tokens():
     assert found["perplexity"].shape == (2,)
 
 
-def test_sentence_nats_do_not_depend_on_the_other_sentences():
+def test_sentence_nats_count_the_sentence_and_its_full_stop():
     words = gpt2_text.new_tokenizer()
     model = recipe.new_model(words).eval()
     texts = ["a red star", "the picture of a red star on a dark background"]
-    ids = torch.tensor([[words.eos_token_id, *words.encode("a red star .")]])
-    expected = -model(ids).logits.log_softmax(-1)[0, range(4), ids[0, 1:]].sum().item()
+    lead = words.encode(f"{texts[1]} . {END}")
+    ids = torch.tensor([[*lead, *words.encode("a red star .")]])
+    chances = model(ids).logits.log_softmax(-1)[0, len(lead) - 1 : -1]  # (4, 128): of a, red, star and the full stop
+    expected = -chances[range(4), ids[0, len(lead) :]].sum().item()
     both = recipe.sentence_nats(model, words, texts)
     assert both[0] == pytest.approx(expected, rel=1e-4) and both[1] > both[0]
 

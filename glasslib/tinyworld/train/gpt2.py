@@ -115,15 +115,19 @@ def perplexities(model: nn.Module, ids: Tensor, counted: Tensor) -> dict[str, np
 
 @torch.inference_mode()
 def sentence_nats(model: nn.Module, tokenizer, texts: list[str]) -> np.ndarray:
-    """What each sentence and its full stop cost at the start of a document, (n,) nats.
+    """What each sentence and its full stop cost as a new document, after the sentence before it as another, (n,) nats.
 
     No model can cost less on average than `entropy.log_probability` says, for captions drawn as it assumes. Ours also
     expects keywords, styles and the prompt at the start of a document, which costs it a little more.
     """
     model.eval()
-    rows = tokenizer([f"{END} {text} ." for text in texts])["input_ids"]
-    targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-100)
-    logits = model(input_ids=targets.clamp(min=0)).logits[:, :-1]  # causal, so padding at the end changes nothing
+    pairs = zip([texts[-1], *texts], texts, strict=False)
+    rows = [torch.tensor(tokenizer.encode(f"{before} . {END} {text} .")) for before, text in pairs]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # causal, so padding at the end changes nothing
+    targets = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    started = (ids == tokenizer.eos_token_id).cumsum(dim=1)  # position 0 never holds end-of-text in training
+    targets = torch.where((started > 0) & (ids != tokenizer.eos_token_id), targets, -100)
+    logits = model(input_ids=ids).logits[:, :-1]
     return F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], reduction="none").sum(dim=1).double().numpy()
 
 
