@@ -46,7 +46,7 @@ def plot_images(
     n_lines = max((title.count("\n") + 1 for title in titles), default=1) if titles else 0
     step = 1.06 + 0.13 * n_lines
     if ax is None:
-        ax = plt.subplots(figsize=(1.35 * columns, 1.35 * rows * step))[1]
+        ax = plt.subplots(figsize=(1.5 * columns, 1.5 * rows * step), layout="constrained")[1]
     for i, image in enumerate(images):
         left, top = (i % columns) * 1.06, (i // columns) * step
         pixels = image.detach().permute(1, 2, 0).cpu().numpy()
@@ -70,7 +70,7 @@ def plot_history(
         key: the column drawn.
         ax: where to draw; None makes a figure.
     """
-    ax = ax or plt.subplots(figsize=(5, 3.2))[1]
+    ax = ax or plt.subplots(figsize=(5, 3.2), layout="constrained")[1]
     for method, runs in histories.items():
         length = min(len(run) for run in runs)
         evaluations = [row["evaluations"] for row in runs[0][:length]]
@@ -97,7 +97,7 @@ def plot_front(scores: np.ndarray, images: Tensor, *, n_pictures: int = 7, ax: A
     """
     check_shape(scores, "scores", "n 2")
     check_shape(images, "images", f"{len(scores)} 3 h w")
-    ax = ax or plt.subplots(figsize=(7, 4))[1]
+    ax = ax or plt.subplots(figsize=(7, 4), layout="constrained")[1]
     order = np.argsort(scores[:, 0])
     ax.plot(scores[order, 0], scores[order, 1], "o-", ms=3, color=METHOD_COLOURS["NSGA-II"], lw=1)
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(n_pictures, len(order))).round().astype(int))]
@@ -121,7 +121,7 @@ def plot_bars(values: Mapping[str, Mapping[str, Mapping]], *, ax: Axes | None = 
         values: method -> label -> metric ({"value", "n", "ci", "unit"}), the same labels for each method.
         ax: where to draw; None makes a figure.
     """
-    ax = ax or plt.subplots(figsize=(6, 3))[1]
+    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
     width = 0.8 / len(values)
     for k, (method, metrics) in enumerate(values.items()):
         heights = np.array([entry["value"] for entry in metrics.values()])
@@ -132,6 +132,6 @@ def plot_bars(values: Mapping[str, Mapping[str, Mapping]], *, ax: Axes | None = 
         ax.bar(x, heights, width * 0.95, yerr=errors, color=METHOD_COLOURS.get(method), label=f"{method} (n = {n})",
                error_kw={"lw": 0.8, "capsize": 2})  # fmt: skip
     ax.set_xticks(range(len(metrics)), metrics)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(fontsize=8, loc="lower left")
     ax.set_ylim(0, 1.05)
     return ax
