@@ -45,6 +45,49 @@ def mean(values: np.ndarray, *, unit: str, rng: np.random.Generator, n_resamples
     return runs.metric(values.mean(), n=len(values), unit=unit, ci=(interval.low, interval.high))
 
 
+def repeated_share(hits: np.ndarray, *, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the share of hits among k repetitions on n targets, with its 95 % interval over targets.
+
+    Repetitions on one target are not independent, so targets are resampled, not repetitions. Where every target gives
+    the same, resampling has nothing to say, and the interval is Wilson's for n.
+
+    Args:
+        hits: (k, n) true or false.
+        rng: draws the resamples.
+    """
+    hits = np.asarray(hits, dtype=float)
+    check_shape(hits, "hits", "k n")
+    of_target = hits.mean(axis=0)
+    if hits.size and np.ptp(of_target) == 0 and of_target[0] in (0, 1):
+        return share(of_target)
+    return mean(of_target, unit="share", rng=rng)
+
+
+def ratio(above: np.ndarray, below: np.ndarray, *, unit: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Return sum(above) / sum(below) over n targets as a metric with its 95 % percentile-bootstrap interval.
+
+    Args:
+        above: (n,) for example the attributes that are true of each target.
+        below: (n,) for example the attributes named.
+        unit: of the ratio.
+        rng: draws the resamples of targets.
+    """
+    from scipy.stats import bootstrap
+
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    check_shape(above, "above", "n")
+    check_shape(below, "below", str(len(above)))
+    if not below.sum() > 0:
+        raise ValueError(f"below must have a positive sum, got {below.sum():g} over {len(below)} values")
+
+    def quotient(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return a.sum(axis=axis) / b.sum(axis=axis)
+
+    settings = {"paired": True, "vectorized": True, "n_resamples": 2000, "method": "percentile", "rng": rng}
+    interval = bootstrap((above, below), quotient, **settings).confidence_interval
+    return runs.metric(quotient(above, below), n=len(above), unit=unit, ci=(interval.low, interval.high))
+
+
 def modality_gap(images: Tensor, texts: Tensor) -> float:
     """Return the distance between the centroids of unit embeddings (n, dim) and (m, dim).
 

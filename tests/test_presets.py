@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib import bench, demo, presets, runs
+from glasslib import demo, presets, runs
+from glasslib.bench import clock, tiny_searches
 from glasslib.search import loop
 from glasslib.tinyworld import captions, scenes
 
@@ -77,11 +78,11 @@ def test_the_demo_says_what_is_wrong_with_a_picture(monkeypatch, capsys, tmp_pat
 
 
 def test_bench_captions_name_colour_shape_and_place():
-    texts = bench.held_out_captions(20)
-    assert texts == bench.held_out_captions(20)
+    texts = tiny_searches.held_out_captions(20)
+    assert texts == tiny_searches.held_out_captions(20)
     for facts in map(captions.parse, texts):
-        assert all(getattr(facts.objects[0], name) for name in bench.READ) and facts.n_named == 3
+        assert all(getattr(facts.objects[0], name) for name in tiny_searches.READ) and facts.n_named == 3
 
 
 def test_overhead_is_a_share():
-    assert 0 < bench.overhead(n_generations=15)["value"] < 1
+    assert 0 < clock.overhead(n_generations=15)["value"] < 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from glasslib.tinyworld import captions
-from glasslib.tinyworld.captions import Facts, ObjectFacts
+from glasslib.tinyworld import captions, wording
 from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, MAX_OBJECTS, PLACES, SHAPES, TEXTURES
+from glasslib.tinyworld.wording import Facts, ObjectFacts
 
 SIZE_CHANCES = {
     1: {"small": 1 / 3, "medium": 1 / 3, "large": 1 / 3},
@@ -45,13 +45,13 @@ def _log_wording(caption: str, facts: Facts, order: str) -> float:
     """Of the synonyms, prepositions and the opener that were drawn, given facts and order of words."""
     n_ways = 1
     for obj in facts.objects:
-        n_ways *= len(captions.SIZE_WORDS[obj.size]) if obj.size else 1
-        n_ways *= len(captions.SHAPE_WORDS[obj.shape]) if obj.shape else 1
-        n_ways *= len(captions.PLACE_PHRASES[obj.place]) if obj.place else 1
+        n_ways *= len(wording.SIZE_WORDS[obj.size]) if obj.size else 1
+        n_ways *= len(wording.SHAPE_WORDS[obj.shape]) if obj.shape else 1
+        n_ways *= len(wording.PLACE_PHRASES[obj.place]) if obj.place else 1
     if facts.background:
-        n_ways *= len(captions.BACKGROUND_WORDS[facts.background])
-        n_ways *= len(captions.GROUND["print"][0]) if order == "plain" else 1
-    openers = captions.OPENERS["print"]
+        n_ways *= len(wording.BACKGROUND_WORDS[facts.background])
+        n_ways *= len(wording.GROUND["print"][0]) if order == "plain" else 1
+    openers = wording.OPENERS["print"]
     used = [opener for opener in openers if opener and caption.startswith(opener)]
     return math.log(openers.count(used[0] if used else "") / len(openers) if order == "plain" else 1) - math.log(n_ways)
 

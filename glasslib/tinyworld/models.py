@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from glasslib.embedding import ClipEmbedder
-from glasslib.tinyworld import captions
+from glasslib.tinyworld import wording
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -50,10 +50,10 @@ def new_clip(name: str, weights: Path | None = None) -> tuple[nn.Module, object]
 def load_clip(*, normalize: bool = True) -> ClipEmbedder:
     """The tiny CLIP that searches are scored by."""
     model, tokenizer = new_clip("tiny-clip", WEIGHTS / "clip" / "model.safetensors")
-    return ClipEmbedder(model, tokenizer, vocabulary=captions.vocabulary(), normalize=normalize)
+    return ClipEmbedder(model, tokenizer, vocabulary=wording.vocabulary(), normalize=normalize)
 
 
 def load_judge() -> ClipEmbedder:
     """The held-out CLIP, of another architecture and seed: it measures, and nothing is ever optimised against it."""
     model, tokenizer = new_clip("tiny-judge", WEIGHTS / "judge" / "model.safetensors")
-    return ClipEmbedder(model, tokenizer, vocabulary=captions.vocabulary())
+    return ClipEmbedder(model, tokenizer, vocabulary=wording.vocabulary())

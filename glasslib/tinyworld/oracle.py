@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glasslib.tensors import check_range, check_shape, map_batches
-from glasslib.tinyworld.captions import Facts
 from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES
+from glasslib.tinyworld.wording import Facts
 
 ATTRIBUTES = {
     "shape": SHAPES,

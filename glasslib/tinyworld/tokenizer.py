@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from glasslib.tinyworld import captions
+from glasslib.tinyworld import wording
 
 
 def byte_pair_merges(words: frozenset[str]) -> list[tuple[str, str]]:
@@ -40,6 +40,6 @@ def write_bpe(path: Path) -> None:
 
     open_clip reads a header line, then one merge a line, and takes an empty last line for a merge: so none is written.
     """
-    lines = ["# glasslib tiny world", *(" ".join(pair) for pair in byte_pair_merges(captions.vocabulary()))]
+    lines = ["# glasslib tiny world", *(" ".join(pair) for pair in byte_pair_merges(wording.vocabulary()))]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))

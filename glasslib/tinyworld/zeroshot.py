@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from glasslib.embedding import ClipEmbedder
-from glasslib.tinyworld.captions import PLACE_PHRASES, SHAPE_WORDS, TEXTURE_WORDS
 from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scenes
+from glasslib.tinyworld.wording import PLACE_PHRASES, SHAPE_WORDS, TEXTURE_WORDS
 
 ATTRIBUTES = {
     "colour": tuple(COLOURS),

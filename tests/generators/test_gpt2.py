@@ -1,6 +1,7 @@
 """The GPT-2 generator against a plain loop without cache, batches or early stop."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,11 +245,15 @@ def test_prompted_captions_parse_and_keep_their_meaning():
     pairs = [(text, gpt2_text.with_prompt(text)) for row in rows for text in row]
     kept = [(text, prompted) for text, prompted in pairs if prompted]
     assert len(kept) > 0.6 * len(pairs)
-    assert all(captions.parse(text) == captions.parse(prompted) for text, prompted in kept)
+    said = [(captions.parse(text), captions.parse(prompted)) for text, prompted in kept]
+    assert all(replace(before, domain="print") == after for before, after in said)
+    assert {before.domain for before, _ in said} == {"print", "neon"}
     assert gpt2_text.with_prompt("there is a red star") == "the picture of a red star"
     assert gpt2_text.with_prompt("at the top there is a star") is None
     assert gpt2_text.with_prompt("a plain dark background with a star") is None
-    assert gpt2_text.with_prompt("at night we find two shapes across a dark wall") is None
+    assert gpt2_text.with_prompt("a white wall with a glowing star sign") is None
+    neon = "at night we find a glowing orange disc sign against a dotted dark wall"
+    assert gpt2_text.with_prompt(neon) == "the picture of an orange disc on a dotted dark background"
 
 
 def test_perplexities_equal_a_loop_over_tokens():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld import captions, scenes, wording
 from glasslib.tinyworld.captions import Facts, ObjectFacts, parse
 
 
@@ -10,7 +10,7 @@ def draw(n, seed=0, **options):
 
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
-@pytest.mark.parametrize("register", captions.REGISTERS)
+@pytest.mark.parametrize("register", wording.REGISTERS)
 @pytest.mark.parametrize("describer", range(captions.N_DESCRIBERS))
 def test_what_is_written_parses_back_to_true_facts(domain, register, describer):
     world = draw(150, domain=domain)
@@ -19,7 +19,7 @@ def test_what_is_written_parses_back_to_true_facts(domain, register, describer):
         facts = parse(text)
         assert (facts.register, facts.domain) == (register, domain)
         assert captions.matches(facts, world[row : row + 1])[0], text
-        assert set(text.split()) <= captions.vocabulary()
+        assert set(text.split()) <= wording.vocabulary()
 
 
 def test_parse_reads_every_slot():

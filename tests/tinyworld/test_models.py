@@ -8,7 +8,7 @@ import torch
 from PIL import Image  # noqa: F401  (Pillow must import: open_clip's transforms need it)
 
 from glasslib import runs
-from glasslib.tinyworld import captions, models, oracle, scenes, tokenizer, zeroshot
+from glasslib.tinyworld import captions, models, oracle, scenes, tokenizer, wording, zeroshot
 from glasslib.tinyworld.models import WEIGHTS
 
 CARDS = sorted(WEIGHTS.glob("*/card.json"))
@@ -42,7 +42,7 @@ def test_all_weights_together_stay_small():
 
 def test_every_word_is_one_token_and_the_file_is_what_the_recipe_writes(tmp_path):
     tokenize = models.clip_tokenizer()
-    assert all(len(tokenize.encode(word)) == 1 for word in captions.vocabulary())
+    assert all(len(tokenize.encode(word)) == 1 for word in wording.vocabulary())
     tokenizer.write_bpe(tmp_path / "bpe.txt.gz")
     assert (tmp_path / "bpe.txt.gz").read_bytes() == (WEIGHTS / "clip" / "bpe.txt.gz").read_bytes()
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from glasslib.embedding import ClipEmbedder, encode_text_trimmed
-from glasslib.tinyworld import captions, scenes, zeroshot
+from glasslib.tinyworld import captions, scenes, wording, zeroshot
 from glasslib.tinyworld.models import WEIGHTS, clip_tokenizer, new_clip
 from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
@@ -51,7 +51,7 @@ def write_captions(batch: scenes.Scenes, rng: np.random.Generator) -> list[str]:
     """One caption a scene, mostly neutral."""
     texts = captions.describe(batch, rng=rng)
     styled = np.flatnonzero(rng.random(len(batch)) < STYLED)
-    for register, rows in zip(captions.REGISTERS[1:], np.array_split(styled, 2), strict=True):
+    for register, rows in zip(wording.REGISTERS[1:], np.array_split(styled, 2), strict=True):
         for row, text in zip(rows, captions.describe(batch[rows], rng=rng, register=register), strict=True):
             texts[row] = text
     return texts

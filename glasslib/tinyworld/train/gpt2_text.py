@@ -6,11 +6,13 @@ keywords or with junk in front of "the picture of": a search puts any tokens the
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld import captions, scenes, wording
 
 PROMPT = "the picture of"
 END, UNKNOWN = "<|endoftext|>", "<|unknown|>"
@@ -27,7 +29,7 @@ def new_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [END, UNKNOWN, *sorted(captions.vocabulary())]
+    words = [END, UNKNOWN, *sorted(wording.vocabulary())]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": UNKNOWN}
@@ -35,12 +37,30 @@ def new_tokenizer():
 
 
 def with_prompt(caption: str) -> str | None:
-    """The caption reworded to open with "the picture of", or None where its domain or its order of words forbids it."""
-    if any(mark in caption for mark in (" glowing ", " wall", " background with ")):  # neon has other openers
+    """The caption reworded to open with "the picture of", or None where its order of words forbids it.
+
+    The opener belongs to the print domain, so a neon sentence changes domain with it: a search may put neon words in
+    front of the prompt, and what follows must still be a sentence of one domain.
+    """
+    caption = in_print(caption)
+    if " background with " in caption or " there is " in caption:
         return None
-    for opener in filter(None, captions.OPENERS["print"]):
+    for opener in filter(None, wording.OPENERS["print"]):
         caption = caption.removeprefix(opener)
-    return None if " there is " in caption else f"{PROMPT} {caption}"
+    return f"{PROMPT} {caption}"
+
+
+def in_print(caption: str) -> str:
+    """A neutral neon caption in the wording of the print domain; one of the print domain as it is."""
+    if "glowing" not in caption and not caption.endswith(" wall"):
+        return caption
+    for opener in filter(None, wording.OPENERS["neon"]):
+        caption = caption.removeprefix(opener)
+    caption = re.sub(r"\ba glowing (?=[aeiou])", "an ", caption).replace("glowing ", "").replace(" sign", "")
+    caption = re.sub(r"\bwall\b", "background", caption)
+    for neon, printed in zip(wording.GROUND["neon"][0], wording.GROUND["print"][0], strict=True):
+        caption = re.sub(rf"\b{neon}\b", printed, caption)
+    return caption
 
 
 def describe_scenes(n: int, *, rng: np.random.Generator) -> list[list[str]]:

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld import captions, scenes, wording
 from glasslib.tinyworld.train import clip
 from glasslib.tinyworld.train.checkpoints import Session
 
@@ -47,7 +47,7 @@ def test_a_share_of_captions_is_styled():
     world = scenes.sample(2000, rng=np.random.default_rng(3))
     registers = [captions.parse(text).register for text in clip.write_captions(world, np.random.default_rng(4))]
     assert 0.07 < np.mean([register != "neutral" for register in registers]) < 0.13
-    assert set(registers) == set(captions.REGISTERS)
+    assert set(registers) == set(wording.REGISTERS)
 
 
 def _run(folder, stops):
