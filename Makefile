@@ -21,7 +21,7 @@ unexport TARGET IMAGE
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
 
-.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld lock clean
+.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld weights lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ bench: $(READY) ## measure speed and what no notebook measures, into results/ben
 
 tinyworld: $(READY) ## train the tiny models again from scratch (hours; resumes; skips what is there)
 	@$(PY) -m glasslib.tinyworld.train
+
+weights: $(READY) ## list the real models' files; PRESET=StyleGAN2_ffhq_d fetches those of one preset (paper: all)
+	@$(PY) -m glasslib.weights $(if $(filter file,$(origin PRESET)),,$(PRESET))
 
 lock: $(READY) ## pin the newest versions that pyproject.toml allows (ARGS=--upgrade), else only what is missing
 	@$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

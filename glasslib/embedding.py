@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.tensors import check_range, check_shape, map_batches
+
+RESIZES = ("shortest", "longest", "squash", "bilinear")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ClipEmbedder:
@@ -28,7 +35,10 @@ class ClipEmbedder:
         *,
         vocabulary: Collection[str] | None = None,
         normalize: bool = True,
+        resize: str | None = None,
+        precision: str = "auto",
         batch_size: int = 256,
+        text_cache_size: int = 10_000,
     ) -> None:
         """Wrap a model.
 
@@ -38,25 +48,38 @@ class ClipEmbedder:
             vocabulary: the only words the model knows, lower case; a text with another word is refused. None: any text.
             normalize: subtract CLIP's pixel mean and divide by its deviation. False reproduces CLIP-GLaSS's
                 text-to-image path, which leaves this out.
+            resize: how a picture gets the model's square size. None: as the model's own preprocessing does. "shortest"
+                scales the shorter side and cuts the middle out, "longest" scales the longer side and pads, "squash"
+                changes the proportions. "bilinear" reproduces CLIP-GLaSS's text-to-image path: squashed, and sampled
+                without a filter, so that fine detail of a large picture aliases.
+            precision: "fp32", or "bf16" or "fp16" for autocast. "auto": fp32 on a CPU, and on a GPU bf16 where it has
+                it, else fp16.
             batch_size: most pictures or texts in one forward pass.
+            text_cache_size: most texts whose embeddings are remembered; the longest unused goes first.
+
+        Raises:
+            ValueError: an unknown `resize` or `precision`, or a model whose input is not square.
         """
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
-        self._batch_size = batch_size
-        size = model.visual.image_size
-        self.image_size = size if isinstance(size, int) else int(size[0])
-        device = next(model.parameters()).device
+        self._batch_size, self._text_cache_size = batch_size, text_cache_size
+        self.device = next(model.parameters()).device
+        preprocess = getattr(model.visual, "preprocess_cfg", {})
+        self.image_size = _square_size(model.visual.image_size)
+        self._resize = resize or preprocess.get("resize_mode", "shortest")
+        if self._resize not in RESIZES:
+            raise ValueError(f"resize must be None or one of {RESIZES}, got {self._resize!r}")
+        smooth = self._resize != "bilinear" and preprocess.get("interpolation") != "bilinear"
+        self._interpolation = {"mode": "bicubic" if smooth else "bilinear", "antialias": self._resize != "bilinear"}
+        self._fill = preprocess.get("fill_color", 0) / 255
+        self._autocast = _autocast_dtype(precision, self.device)
         mean, std = (model.visual.image_mean, model.visual.image_std) if normalize else ((0.0,) * 3, (1.0,) * 3)
-        self._pixel_mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._pixel_std = torch.tensor(std, device=device).view(3, 1, 1)
-        self._text_cache: dict[tuple[str, bool], Tensor] = {}
+        self._pixel_mean = torch.tensor(mean, device=self.device).view(3, 1, 1)
+        self._pixel_std = torch.tensor(std, device=self.device).view(3, 1, 1)
+        self._text_cache: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
+        self._n_empty = len(self._encode(""))
         self.dim = int(self.embed_texts([min(self._vocabulary or ("a",))]).shape[1])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return self._pixel_mean.device
 
     @property
     def logit_scale(self) -> float:
@@ -67,7 +90,7 @@ class ClipEmbedder:
         """Embed pictures.
 
         Args:
-            images: (n, 3, h, w) RGB in [0, 1], any h and w. Resized to the model's square input, not cropped.
+            images: (n, 3, h, w) RGB in [0, 1], any h and w.
 
         Returns:
             (n, dim), rows of L2 norm 1. Differentiable with respect to `images`.
@@ -78,11 +101,27 @@ class ClipEmbedder:
         return map_batches(self._embed_image_batch, images, batch_size=self._batch_size)
 
     def _embed_image_batch(self, images: Tensor) -> Tensor:
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = ((images - self._pixel_mean) / self._pixel_std).contiguous(memory_format=torch.channels_last)
-        return F.normalize(self._model.encode_image(pixels).float(), dim=1)
+        pixels = (self._to_square(images) - self._pixel_mean) / self._pixel_std
+        with self._casting():
+            features = self._model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+        return F.normalize(features.float(), dim=1)
+
+    def _to_square(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, 3, size, size), still in [0, 1]."""
+        size, shape = self.image_size, tuple(images.shape[-2:])
+        if self._resize == "shortest":
+            scaled = tuple(size * length // min(shape) for length in shape)
+        elif self._resize == "longest":
+            scaled = tuple(max(1, round(size * length / max(shape))) for length in shape)
+        else:
+            scaled = (size, size)
+        if scaled != shape:
+            images = F.interpolate(images, size=scaled, **self._interpolation).clamp(0, 1)
+        if scaled == (size, size):
+            return images
+        top, left = ((size - length) // 2 if length < size else -round((length - size) / 2) for length in scaled)
+        pads = (left, size - scaled[1] - left, top, size - scaled[0] - top)  # negative ones cut
+        return F.pad(images, pads, value=self._fill)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
@@ -103,41 +142,69 @@ class ClipEmbedder:
             raise TypeError(f"texts must be a sequence of strings, got {texts!r:.60}; wrap a single text in a list")
         if len(texts) == 0:
             raise ValueError("texts must hold at least one string, got none")
-        new = [text for text in dict.fromkeys(texts) if (text, truncate) not in self._text_cache]
+        distinct = dict.fromkeys(texts)
+        found = {text: self._text_cache[text, truncate] for text in distinct if (text, truncate) in self._text_cache}
+        new = {text: self._encode(text) for text in distinct if text not in found}
         if new:
-            n_tokens = {
-                text: self._n_tokens(text) for text in new
-            }  # once: cleaning a text takes longer than a tiny CLIP
-            self._check_texts(n_tokens, truncate=truncate)
-            new.sort(key=n_tokens.get)  # rows of like length share a batch, so little is computed for padding
-            rows = [self._embed_text_batch(new[i : i + self._batch_size]) for i in range(0, len(new), self._batch_size)]
-            self._text_cache.update(zip(((text, truncate) for text in new), torch.cat(rows), strict=True))
-        return torch.stack([self._text_cache[text, truncate] for text in texts])
+            self._check_texts(new, truncate=truncate)
+            rows = sorted(new.items(), key=lambda item: len(item[1]))  # rows of like length share a batch: less padding
+            embeddings = map_batches(self._embed_text_batch, rows, batch_size=self._batch_size)
+            # a copy each: a view would keep its whole batch in memory
+            found |= {text: row.clone() for (text, _), row in zip(rows, embeddings, strict=True)}
+        for text in distinct:
+            self._text_cache[text, truncate] = found[text]
+            self._text_cache.move_to_end((text, truncate))
+        while len(self._text_cache) > self._text_cache_size:
+            self._text_cache.popitem(last=False)
+        return torch.stack([found[text] for text in texts])
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """The texts that are longer than the model's context, which `embed_texts` refuses or cuts."""
-        return [text for text in texts if self._n_tokens(text) > self._tokenizer.context_length]
+        return [text for text in texts if len(self._encode(text)) > self._tokenizer.context_length]
 
-    def _embed_text_batch(self, texts: list[str]) -> Tensor:
-        token_ids = self._tokenizer(texts).to(self.device)
-        return F.normalize(encode_text_trimmed(self._model, token_ids).float(), dim=1)
+    def _embed_text_batch(self, rows: list[tuple[str, list[int]]]) -> Tensor:
+        """m pairs of a text and its tokens -> (m, dim)."""
+        length = self._tokenizer.context_length
+        if self._is_simple:
+            token_ids = torch.zeros(len(rows), length, dtype=torch.long)
+            for row, (_, ids) in zip(token_ids, rows, strict=True):
+                cut = ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]  # the end-of-text token stays
+                row[: len(cut)] = torch.tensor(cut)
+        else:
+            token_ids = self._tokenizer([text for text, _ in rows])
+        with self._casting():
+            features = encode_text_trimmed(self._model, token_ids)
+        return F.normalize(features.float(), dim=1)
 
-    def _n_tokens(self, text: str) -> int:
-        return len(self._tokenizer.encode(text)) + 2  # start and end of text
+    @property
+    def _is_simple(self) -> bool:
+        """Whether the tokens are `encode`'s between start and end of text: open_clip's own tokenizer, none dropped."""
+        return hasattr(self._tokenizer, "encode") and not getattr(self._tokenizer, "reduction_fn", None)
 
-    def _check_texts(self, n_tokens: dict[str, int], *, truncate: bool) -> None:
-        if empty := sum(n == 2 for n in n_tokens.values()):
-            raise ValueError(f"texts must not be empty, got {empty} empty of {len(n_tokens)}; write at least one word")
+    def _encode(self, text: str) -> list[int]:
+        """All tokens of a text with those that mark its start and end, however long; open_clip would cut them."""
+        tokenizer = self._tokenizer
+        if hasattr(tokenizer, "encode"):
+            return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        clean = getattr(tokenizer, "clean_fn", str)  # HFTokenizer, around a tokenizer of transformers
+        return tokenizer.tokenizer(clean(text))["input_ids"]
+
+    def _casting(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
+    def _check_texts(self, tokens: dict[str, list[int]], *, truncate: bool) -> None:
+        if empty := sum(len(ids) <= self._n_empty for ids in tokens.values()):
+            raise ValueError(f"texts must not be empty, got {empty} empty of {len(tokens)}; write at least one word")
         limit = self._tokenizer.context_length
-        too_long = [text for text, n in n_tokens.items() if n > limit]
+        too_long = [text for text, ids in tokens.items() if len(ids) > limit]
         if too_long and not truncate:
             raise ValueError(
-                f"{len(too_long)} of {len(n_tokens)} texts exceed CLIP's {limit} tokens, "
-                f"first {too_long[0][:40]!r} with {n_tokens[too_long[0]]}; "
+                f"{len(too_long)} of {len(tokens)} texts exceed CLIP's {limit} tokens, "
+                f"first {too_long[0][:40]!r} with {len(tokens[too_long[0]])}; "
                 "shorten them, or pass truncate=True to cut them"
             )
         if self._vocabulary is not None:
-            self._check_words(n_tokens)
+            self._check_words(tokens)
 
     def _check_words(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -153,18 +220,105 @@ def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:
 
     Args:
         model: an open_clip model. One whose text tower is another library's, or not causal, is run at full length.
-        token_ids: (n, context_length), 0 past each text's end.
+        token_ids: (n, context_length), 0 past each text's end; taken to the model's device.
 
     Returns:
         (n, dim), as `model.encode_text` gives, not normalised.
     """
+    tower = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    device = next(model.parameters()).device
     # without a causal mask a text also reads the padding after it, so that cutting the padding would change the result
-    if not hasattr(model, "token_embedding") or model.text_pool_type != "argmax" or model.attn_mask is None:
-        return model.encode_text(token_ids)
-    length = int(token_ids.argmax(dim=1).max()) + 1  # end-of-text has the highest id
-    token_ids = token_ids[:, :length]
-    x = model.token_embedding(token_ids) + model.positional_embedding[:length]  # (n, length, width)
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x), device=x.device), token_ids.argmax(dim=1)]
-    projection = model.text_projection
+    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    if not causal or pool not in ("argmax", "eos"):
+        return model.encode_text(token_ids.to(device))
+    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+    ends = (token_ids if pool == "argmax" else (token_ids == eos).int()).argmax(dim=1)  # end-of-text: the highest id
+    length = int(ends.max()) + 1
+    token_ids, ends = token_ids[:, :length].to(device), ends.to(device)
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(token_ids).to(dtype) + tower.positional_embedding[:length].to(dtype)  # (n, length, width)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x), device=device), ends]
+    projection = tower.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x if projection is None else x @ projection
+
+
+def _square_size(size: int | Sequence[int]) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(f"the model's input must be square, got {height} x {width}; no other shape is implemented")
+    return int(height)
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        precision = "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be 'auto' or one of {tuple(PRECISIONS)}, got {precision!r}")
+    return PRECISIONS[precision]
+
+
+@contextmanager
+def _quiet_logging():
+    """open_clip reports on the root logger, and prints warnings about what was asked for."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def load(
+    model_name: str,
+    tag: str | None,
+    *,
+    weights: str | Path | None = None,
+    rng: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+    **options,
+) -> ClipEmbedder:
+    """Load any CLIP of open_clip: ("ViT-B-32", "openai") in CLIP-GLaSS, ("RN50x4", "openai") in CapDec.
+
+    Args:
+        model_name: open_clip's name, or "local-dir:..." or "hf-hub:..." with tag None.
+        tag: open_clip's name of the training run. It says which activation and which preprocessing the weights were
+            trained with (OpenAI's need QuickGELU, and are quietly worse without). None: as `model_name` says.
+        weights: a file with the weights (safetensors, or a state dict, which is read without running code). None: the
+            tag's own, which open_clip downloads once. "random": a new network, for measuring speed and memory.
+        rng: on the CPU; seeds random weights, and is needed for them alone.
+        device: where to put the model.
+        options: the keywords of `ClipEmbedder`.
+
+    Raises:
+        FileNotFoundError: no file at `weights`.
+        ValueError: a name or tag that open_clip does not have, a damaged file, or weights of another architecture.
+    """
+    import open_clip
+
+    local = model_name.startswith(("local-dir:", "hf-hub:"))
+    known = {} if local else open_clip.get_pretrained_cfg(model_name, tag or "")
+    if not local and (model_name not in open_clip.list_models() or (tag is not None and not known)):
+        tags = open_clip.list_pretrained_tags_by_model(model_name)
+        raise ValueError(f"open_clip has no {model_name!r} with tag {tag!r}; tags of that name: {tags or 'none'}")
+    if weights == "random" and rng is None:
+        raise ValueError("weights='random' needs rng=torch.Generator(), got None")
+    if weights not in (None, "random") and not Path(weights).is_file():
+        raise FileNotFoundError(f"no CLIP weights at {weights}; name a file, or run: make weights")
+    arguments = {"force_quick_gelu": known.get("quick_gelu", False), "require_pretrained": weights != "random"}
+    arguments["pretrained"] = None if weights == "random" else tag if weights is None else str(weights)
+    arguments["force_preprocess_cfg"] = {key: known[key] for key in ("mean", "std", "interpolation") if key in known}
+    if "resize_mode" in known:
+        arguments["force_preprocess_cfg"]["resize_mode"] = known["resize_mode"]
+    try:
+        with _quiet_logging(), torch.random.fork_rng(devices=[]):
+            if weights == "random":  # open_clip draws from the global state, which is put back afterwards
+                torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            model = open_clip.create_model(model_name, device=device, **arguments)
+    except Exception as error:
+        if weights is None:
+            raise
+        raise ValueError(f"{weights} must hold the weights of {model_name}, whole: {error!s:.300}") from error
+    return ClipEmbedder(model, open_clip.get_tokenizer(model_name), **options)

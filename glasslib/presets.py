@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib import runs
+from glasslib import glass, runs
 from glasslib.embedding import ClipEmbedder
 from glasslib.generators import gpt2, stylegan2
-from glasslib.scoring import ClipScorer, TextScorer
+from glasslib.scoring import ClipScorer, JointScorer, RealismScorer, TextScorer
+from glasslib.search import pareto
+from glasslib.search.candidate import Candidate
 from glasslib.tinyworld import models
 
 SEARCHES = {  # method -> module of glasslib.search and class, imported when asked for: pycma alone takes seconds
@@ -29,26 +32,41 @@ SEARCHES = {  # method -> module of glasslib.search and class, imported when ask
 class Preset:
     """Everything a search needs but the target.
 
-    name: its key in PRESETS. generator: a Generator (pictures) or TextGenerator (texts). embedder: the CLIP that
-    scores. judge: a CLIP that is never optimised against. popsize, n_generations: CLIP-GLaSS's budget, or the tiny
-    world's. prompts: captions (or picture names) to start from. weights: file -> SHA-256.
+    name: its key in `names()`. generator: a Generator (pictures) or TextGenerator (texts). embedder: the CLIP that
+    scores. load_judge: gives the `judge`. popsize, n_generations, method: CLIP-GLaSS's budget and search, or the tiny
+    world's. prompts: captions (or picture names) to start from. weights: file -> SHA-256. arm: "fixed", or "faithful"
+    to CLIP-GLaSS's code, see glass.py. pick_weights: for `pick`.
     """
 
     name: str
-    generator: stylegan2.StyleGAN2Generator | gpt2.Gpt2Generator
+    generator: Callable
     embedder: ClipEmbedder
-    judge: ClipEmbedder
+    load_judge: Callable[[], ClipEmbedder]
     popsize: int
     n_generations: int
+    method: str = "GA"
     prompts: tuple[str, ...] = ()
     weights: dict[str, str] = field(default_factory=dict)
+    arm: str = "fixed"
+    pick_weights: tuple[float, float] | None = None
 
-    def search(self, method: str, *, rng: np.random.Generator, **settings):
+    @cached_property
+    def judge(self) -> ClipEmbedder:
+        """A CLIP that is never optimised against; loaded when first asked for."""
+        return self.load_judge()
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the generator makes texts, so that the target is a picture."""
+        return isinstance(self.generator, gpt2.Gpt2Generator)
+
+    def search(self, method: str | None = None, *, rng: np.random.Generator, **settings):
         """A new search of the generator's latent space, with the preset's population unless `settings` say otherwise.
 
         Args:
-            method: a key of SEARCHES.
+            method: a key of SEARCHES; None: the preset's own.
         """
+        method = method or self.method
         if method not in SEARCHES:
             raise ValueError(f"method must be one of {tuple(SEARCHES)}, got {method!r}")
         module, name = SEARCHES[method]
@@ -56,28 +74,42 @@ class Preset:
         return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
-        """The function a search maximises: x (n, dim) -> (n,) CLIP similarities of what the generator makes of x.
+        """CLIP similarity alone: x (n, dim) -> (n,), of what the generator makes of x.
 
         Args:
             target: a caption for a picture generator, a picture (3, h, w) in [0, 1] for a text generator.
         """
-        if isinstance(self.generator, gpt2.Gpt2Generator):
-            scorer = TextScorer(self.embedder, target, truncate=True)
-        else:
-            scorer = ClipScorer(self.embedder, target)
+        return self._evaluation(self._similarity(target))
 
-        @torch.inference_mode()
-        def evaluate(x: np.ndarray) -> Tensor:
-            return scorer(self.make(x))
-
-        return evaluate
+    def objectives(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
+        """What the preset's own method maximises: `scores`, or with realism beside it, (n, 2), for NSGA-II."""
+        similarity = self._similarity(target)
+        if self.method != "NSGA-II":
+            return self._evaluation(similarity)
+        return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]))
 
     def make(self, x: np.ndarray) -> Tensor | list[str]:
         """What the generator makes of candidates (n, dim): pictures (n, 3, h, w) or n texts."""
         latents = torch.tensor(np.atleast_2d(x))  # a copy: a winner is read-only
-        is_text = isinstance(self.generator, gpt2.Gpt2Generator)
         with torch.inference_mode():
-            return self.generator(latents.round().long() if is_text else latents)
+            return self.generator(latents.round().long() if self.writes_text else latents)
+
+    def pick(self, front: Sequence[Candidate]) -> Candidate:
+        """The candidate of a front that the preset's arm would show: the knee, or the faithful arm's most realistic."""
+        return pareto.pick(front, self.pick_weights)
+
+    def _similarity(self, target: str | Tensor) -> ClipScorer | TextScorer:
+        if not self.writes_text:
+            return ClipScorer(self.embedder, target)
+        faithful = self.arm == "faithful"
+        return TextScorer(self.embedder, target, truncate=not faithful, faithful=faithful)
+
+    def _evaluation(self, scorer: Callable) -> Callable[[np.ndarray], Tensor]:
+        @torch.inference_mode()
+        def evaluate(x: np.ndarray) -> Tensor:
+            return scorer(self.make(x)).cpu()
+
+        return evaluate
 
 
 def _tiny_weights(*names: str) -> dict[str, str]:
@@ -91,7 +123,7 @@ def _tiny_stylegan2() -> Preset:
         name="tiny-stylegan2",
         generator=stylegan2.StyleGAN2Generator.load(models.WEIGHTS / "stylegan2"),
         embedder=models.load_clip(),
-        judge=models.load_judge(),
+        load_judge=models.load_judge,
         popsize=16,
         n_generations=100,
         prompts=("a red star on the left", "a large blue ring on a dark background", "a green heart at the top"),
@@ -106,7 +138,7 @@ def _tiny_gpt2() -> Preset:
             *gpt2.load(models.WEIGHTS / "gpt2"), context_length=8, max_characters=None, stop=(".",)
         ),
         embedder=models.load_clip(),
-        judge=models.load_judge(),
+        load_judge=models.load_judge,
         popsize=100,
         n_generations=100,
         weights=_tiny_weights("gpt2", "clip", "judge"),
@@ -114,20 +146,42 @@ def _tiny_gpt2() -> Preset:
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {"tiny-stylegan2": _tiny_stylegan2, "tiny-gpt2": _tiny_gpt2}
+# what the notebooks ask for with `-p preset paper`
+PAPER = {"paper-stylegan2": "StyleGAN2_ffhq_d", "paper-biggan": "DeepMindBigGAN256", "paper-gpt2": "GPT2"}
 
 
-def load(name: str) -> Preset:
+def load(
+    name: str,
+    arm: str = "fixed",
+    *,
+    weights: str | Path | None = None,
+    rng: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Preset:
     """Load the models of a preset.
 
+    Args:
+        name: one of `names()`: a tiny one, or one of CLIP-GLaSS's nine configurations by its name there.
+        arm: "fixed", or "faithful" to CLIP-GLaSS's code (see glass.py); the tiny ones have the first alone.
+        weights: folder of the real models' files; None: where `make weights` puts them. "random": networks of full
+            size with random weights, which need no files and make noise.
+        rng: on the CPU; for random weights, and for the fresh synthesis noise of StyleGAN2's faithful arm.
+        device: where to put the real models.
+
     Raises:
-        ValueError: no preset of that name; the message lists those there are.
+        ValueError: no preset of that name, the message lists those there are; or files that are not what they must be.
         FileNotFoundError: its weights are not there; the message says how to get them.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {name!r}")
-    return PRESETS[name]()
+    name = PAPER.get(name, name)
+    if name in PRESETS and arm == "fixed" and weights is None:
+        return PRESETS[name]()
+    if name not in glass.CONFIGURATIONS:
+        expected = "have the arm 'fixed' alone, with their own weights" if name in PRESETS else f"be one of {names()}"
+        raise ValueError(f"preset must {expected}, got {name!r} with arm {arm!r} and weights {weights!r}")
+    made = glass.build(name, arm, weights=weights, rng=rng, device=device)
+    return Preset(name=name, arm=arm, **made)
 
 
 def names() -> Sequence[str]:
     """The presets' names."""
-    return tuple(PRESETS)
+    return (*PRESETS, *glass.CONFIGURATIONS, *PAPER)

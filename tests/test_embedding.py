@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from glasslib import embedding
 from glasslib.embedding import ClipEmbedder, encode_text_trimmed
 
 CONTEXT = 16
@@ -22,19 +23,21 @@ def clip(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("clip"), "glasslib-test")
 
 
-def make_clip(folder: Path, name: str, **text_options):
+def make_clip(folder: Path, name: str, *, custom: bool = False, **text_options):
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
     text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text_options}
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
-    (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
+    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text, "custom_text": custom}
+    (folder / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # open_clip initialises from the global state
         model, _, _ = open_clip.create_model_and_transforms(name)
         # as initialised, all texts and all pictures come out nearly alike: make the blocks matter
-        for parameter in [*model.transformer.resblocks.parameters(), *model.visual.layer4.parameters()]:
+        tower = model.text if custom else model
+        for parameter in [*tower.transformer.resblocks.parameters(), *model.visual.layer4.parameters()]:
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
         with torch.no_grad():
             for _ in range(30):
@@ -60,6 +63,16 @@ def test_trimmed_text_equals_open_clip_s_full_length(clip):
     assert F.normalize(full, dim=1).std(dim=0).norm() > 0.1  # the texts differ, so that agreement means something
     for rows in ([0], [1], [2, 0], [0, 1, 2, 3]):
         assert torch.allclose(encode_text_trimmed(model, token_ids[rows]), full[rows], atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["argmax", "eos"])
+def test_a_text_tower_of_its_own_module_is_trimmed_too(tmp_path, monkeypatch, pool):
+    model, tokenizer = make_clip(tmp_path, f"glasslib-test-{pool}", custom=True, pool_type=pool, eos_id=49407)
+    token_ids = tokenizer(TEXTS)
+    full = model.encode_text(token_ids)
+    assert torch.allclose(encode_text_trimmed(model, token_ids), full, atol=1e-6)
+    monkeypatch.setattr(model, "encode_text", None)  # not used: the result above was computed in short
+    assert torch.allclose(encode_text_trimmed(model, token_ids[[2]]), full[[2]], atol=1e-6)
 
 
 def test_trimmed_text_computes_no_more_than_the_longest(clip, monkeypatch):
@@ -101,23 +114,103 @@ def test_order_batches_and_repeats_do_not_matter(clip, embedder, pictures):
 def test_each_distinct_text_is_computed_once(embedder, monkeypatch):
     computed = []
     original = embedder._embed_text_batch
-    monkeypatch.setattr(embedder, "_embed_text_batch", lambda texts: (computed.extend(texts), original(texts))[1])
+    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: (computed.extend(rows), original(rows))[1])
     embedder.embed_texts(["red", "a star", "red"])
     embedder.embed_texts(("a star", "blue"))
-    assert sorted(computed) == ["a star", "blue", "red"]
+    assert sorted(text for text, _ in computed) == ["a star", "blue", "red"]
+
+
+def test_the_memory_of_texts_is_bounded_and_the_longest_unused_goes(clip, monkeypatch):
+    embedder = ClipEmbedder(*clip, text_cache_size=3)
+    known = embedder.embed_texts(WORDS)  # more than are remembered
+    assert torch.allclose(known, ClipEmbedder(*clip).embed_texts(WORDS), atol=1e-6)
+    embedder.embed_texts(["red", "blue", "star"])
+    embedder.embed_texts(["red", "circle"])
+    computed = []
+    original = embedder._embed_text_batch
+    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: (computed.extend(rows), original(rows))[1])
+    assert torch.allclose(embedder.embed_texts(["red", "circle", "star", "blue"]), known[[1, 4, 3, 2]], atol=1e-6)
+    assert [text for text, _ in computed] == ["blue"]
+
+
+def pixels_seen(clip, picture: np.ndarray, **options) -> torch.Tensor:
+    """What the model is given for a picture (h, w, 3) in [0, 1]: (3, 32, 32)."""
+    seen = []
+    handle = clip[0].visual.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0]))
+    ClipEmbedder(*clip, normalize=False, **options).embed_images(torch.from_numpy(picture).permute(2, 0, 1)[None])
+    handle.remove()
+    return seen[0]
+
+
+def striped(height: int, width: int) -> np.ndarray:
+    picture = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+    picture[:, ::3] = 0.0  # fine stripes, which alias if they are not filtered
+    return picture
 
 
 @pytest.mark.parametrize("size", [(48, 80), (97, 33), (20, 20)])
-def test_resizing_is_pillow_s_antialiased_bicubic(clip, size):
-    picture = np.random.default_rng(0).random((*size, 3), dtype=np.float32)
-    picture[:, ::3] = 0.0  # fine stripes, which alias if they are not filtered
+def test_squashing_is_pillow_s_antialiased_bicubic(clip, size):
+    picture = striped(*size)
     channels = [Image.fromarray(picture[..., k]).resize((32, 32), Image.Resampling.BICUBIC) for k in range(3)]
     reference = torch.from_numpy(np.stack([np.asarray(channel) for channel in channels])).clamp(0, 1)
-    seen = []
-    handle = clip[0].visual.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0]))
-    ClipEmbedder(*clip, normalize=False).embed_images(torch.from_numpy(picture).permute(2, 0, 1)[None])
-    handle.remove()
-    assert torch.allclose(seen[0], reference, atol=1e-4)
+    assert torch.allclose(pixels_seen(clip, picture, resize="squash"), reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(48, 80), (97, 33), (32, 45), (20, 20), (31, 400)])
+@pytest.mark.parametrize("resize", ["shortest", "longest", "squash"])
+def test_a_picture_is_cut_and_scaled_as_open_clip_does_it(clip, size, resize):
+    from open_clip.transform import image_transform
+
+    picture = striped(*size)
+    transform = image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize)
+    reference = transform(Image.fromarray((picture * 255).round().astype(np.uint8)))
+    default = {} if resize == "shortest" else {"resize": resize}  # what the model's own preprocessing says
+    difference = (pixels_seen(clip, picture, **default) - reference).abs()
+    assert difference.mean() < 1 / 255 and difference.max() < 0.1  # Pillow rounds and clips halfway
+
+
+def test_clip_glass_s_resizing_takes_one_sample_a_pixel(clip):
+    picture = striped(96, 96)  # a third of the size: each sample falls on the middle one of three
+    faithful = pixels_seen(clip, picture, resize="bilinear")
+    assert torch.allclose(faithful, torch.from_numpy(picture[1::3, 1::3]).permute(2, 0, 1), atol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(clip, pictures):
+    exact, cast = ClipEmbedder(*clip, precision="fp32"), ClipEmbedder(*clip, precision="bf16")
+    for near, true in zip(
+        (cast.embed_images(pictures), cast.embed_texts(TEXTS)),
+        (exact.embed_images(pictures), exact.embed_texts(TEXTS)),
+        strict=True,
+    ):
+        assert near.dtype == torch.float32
+        assert torch.allclose(near.norm(dim=1), torch.ones(len(near)), atol=1e-6)
+        deviation = (near - true).norm(dim=1).max()
+        assert 1e-4 < deviation < 0.03  # cosines move by at most as much
+    assert torch.equal(ClipEmbedder(*clip).embed_texts(TEXTS), exact.embed_texts(TEXTS))  # on a CPU nothing is cast
+
+
+def test_a_tokenizer_of_transformers_works_as_well(tmp_path, clip):
+    from open_clip.tokenizer import HFTokenizer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *WORDS, "[SEP]"])}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+    core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), context_length=CONTEXT)
+    embedder = ClipEmbedder(clip[0], tokenizer)
+    expected = F.normalize(clip[0].encode_text(tokenizer(TEXTS)), dim=1)
+    assert torch.allclose(embedder.embed_texts(TEXTS), expected, atol=1e-6) and expected.std(dim=0).norm() > 0.1
+    fits, long = "a " * 13 + "star", "a " * 14 + "star"
+    assert embedder.too_long([fits, long]) == [long]
+    with pytest.raises(ValueError, match=r"1 of 2 texts exceed CLIP's 16 tokens, first 'a a a .* with 17"):
+        embedder.embed_texts([fits, long])
+    with pytest.raises(ValueError, match="1 empty of 1"):
+        embedder.embed_texts(["red", " "])
 
 
 def test_normalize_false_leaves_clip_s_mean_and_deviation_out(clip, embedder, pictures):
@@ -210,3 +303,79 @@ def test_a_text_of_exactly_the_context_is_whole_and_a_longer_one_is_cut_on_reque
 def test_what_a_notebook_reads_off(clip, embedder):
     assert embedder.image_size == 32 and embedder.device.type == "cpu"
     assert embedder.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)  # CLIP's initial temperature
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"resize": "crop"}, r"resize must be None or one of \('shortest', .*got 'crop'"),
+        ({"precision": "int8"}, r"precision must be 'auto' or one of \('fp32', 'bf16', 'fp16'\), got 'int8'"),
+    ],
+)
+def test_settings_that_are_refused(clip, options, match):
+    with pytest.raises(ValueError, match=match):
+        ClipEmbedder(*clip, **options)
+
+
+def test_a_file_is_loaded_with_the_activation_that_its_tag_was_trained_with(clip, tmp_path, monkeypatch, pictures):
+    import open_clip
+    from safetensors.torch import save_file
+
+    save_file(dict(clip[0].state_dict()), tmp_path / "clip.safetensors")
+    torch.save(clip[0].state_dict(), tmp_path / "clip.pt")
+    trained = {"quick_gelu": True, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "glasslib-test", {"somewhere": trained})
+    plain = embedding.load("glasslib-test", None, weights=tmp_path / "clip.safetensors")
+    quick = embedding.load("glasslib-test", "somewhere", weights=tmp_path / "clip.pt")
+    reference = ClipEmbedder(clip[0], clip[1]).embed_texts(["a red star"])
+    assert torch.equal(plain.embed_texts(["a red star"]), reference)
+    assert (quick.embed_texts(["a red star"]) - reference).norm() > 1e-3
+    assert quick._pixel_mean.flatten().tolist() == pytest.approx(trained["mean"]) and quick._resize == "squash"
+    assert plain._resize == "shortest"
+
+
+def test_random_weights_come_from_the_generator_alone(clip):
+    def texts(seed):
+        loaded = embedding.load("glasslib-test", None, weights="random", rng=torch.Generator().manual_seed(seed))
+        return loaded.embed_texts(["a red star"])
+
+    before = torch.get_rng_state()
+    assert torch.equal(texts(1), texts(1)) and not torch.equal(texts(1), texts(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_that_do_not_fit_are_refused(clip, tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(
+        ValueError, match="open_clip has no 'ViT-B-32' with tag 'closedai'; tags of that name: .*openai"
+    ):
+        embedding.load("ViT-B-32", "closedai")
+    with pytest.raises(ValueError, match="open_clip has no 'ViT-B-33'"):
+        embedding.load("ViT-B-33", "openai")
+    with pytest.raises(FileNotFoundError, match="no CLIP weights at .*none.safetensors; .*make weights"):
+        embedding.load("glasslib-test", None, weights=tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="needs rng"):
+        embedding.load("glasslib-test", None, weights="random")
+    state = dict(clip[0].state_dict())
+    save_file(state, tmp_path / "clip.safetensors")
+    whole = (tmp_path / "clip.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    del state["ln_final.weight"]
+    save_file(state, tmp_path / "lacking.safetensors")
+    for name in ("half", "lacking"):
+        with pytest.raises(ValueError, match=rf"{name}.safetensors must hold the weights of glasslib-test, whole: "):
+            embedding.load("glasslib-test", None, weights=tmp_path / f"{name}.safetensors")
+
+
+def test_a_file_that_would_run_code_is_refused(clip, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Malice:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    torch.save({"logit_scale": Malice()}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match=r"bad.pt must hold the weights"):
+        embedding.load("glasslib-test", None, weights=tmp_path / "bad.pt")
+    assert not marker.exists()

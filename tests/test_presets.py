@@ -30,6 +30,20 @@ def test_weights_are_named_by_hash(painter):
     assert all(len(digest) == 64 for digest in painter.weights.values())
 
 
+def test_the_paper_s_presets_go_by_the_notebooks_names():
+    assert {"tiny-stylegan2", "tiny-gpt2", "GPT2", "paper-stylegan2", "paper-biggan", "paper-gpt2"} <= set(
+        presets.names()
+    )
+    with pytest.raises(FileNotFoundError, match="make weights PRESET=StyleGAN2_ffhq_d "):
+        presets.load("paper-stylegan2", weights="nowhere")
+
+
+def test_the_judge_is_another_clip_loaded_once(painter):
+    assert painter.judge is painter.judge and painter.judge is not painter.embedder
+    text = ["a red star"]
+    assert not torch.equal(painter.judge.embed_texts(text), painter.embedder.embed_texts(text))
+
+
 def test_scores_are_clips_cosines_of_what_is_made(painter):
     x = painter.generator.latent_space.sample(5, rng=np.random.default_rng(0))
     pictures = painter.make(x)

@@ -142,8 +142,9 @@ def bench_i2t() -> None:
     named, true, parses = (
         np.reshape([row[name] for row in rows], (len(SEEDS), N_TARGETS)) for name in ("named", "true", "parses")
     )
+    said = metrics.CorpusMetric(np.stack([true.sum(axis=0), named.sum(axis=0)], axis=1), metrics.quotient, "share")
     found = {
-        "i2t.ga.precision": metrics.ratio(true.sum(axis=0), named.sum(axis=0), unit="share", rng=rng),
+        "i2t.ga.precision": metrics.corpus(said, rng=rng),
         "i2t.ga.parses": metrics.repeated_share(parses, rng=rng),
     }
     params = {"n_targets": N_TARGETS, "seeds": SEEDS, "n_generations": N_GENERATIONS}

@@ -7,6 +7,7 @@ character), so a row leaves the batch as soon as its text is complete.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 from glasslib.latents import Tokens
 from glasslib.tensors import check_shape, map_batches
 
+# CLIP-GLaSS's decoding, all of it: Gpt2Generator(model, tokenizer, **GLASS). The cut may fall inside a word.
+GLASS = {"context_length": 20, "prompt": "the picture of", "max_new_tokens": 30, "max_characters": 50, "stop": ()}
+LEAST_SHARE = 0.9  # of the model's vocabulary that its tokenizer must know: some models pad theirs to a round number
 COMPACT_SHARE = 0.1  # drop finished rows once they are this share of the batch: copying the cache costs about one step
 
 
 class Gpt2Generator:
     """GPT-2, or any causal language model of transformers, as a `TextGenerator`.
 
-    The defaults are CLIP-GLaSS's decoding: greedy, 30 tokens, cut at end-of-text and at 50 characters, be it inside a
-    word. `max_characters=None, stop=(".",)` gives whole sentences instead. Rows do not depend on each other, but for
+    The defaults are CLIP-GLaSS's decoding (`GLASS`): greedy, 30 tokens, cut at end-of-text and at 50 characters.
+    `max_characters=None, stop=(".",)` gives whole sentences instead. Rows do not depend on each other, but for
     rounding: a matrix product may round differently in a batch of another size.
 
     Source: Galatolo et al. 2021 (CLIP-GLaSS), section 2.3, https://arxiv.org/abs/2102.01645, and its `models.py`.
@@ -35,11 +39,11 @@ class Gpt2Generator:
         model: nn.Module,
         tokenizer,
         *,
-        context_length: int = 20,
-        prompt: str = "the picture of",
-        max_new_tokens: int = 30,
-        max_characters: int | None = 50,
-        stop: Sequence[str] = (),
+        context_length: int = GLASS["context_length"],
+        prompt: str = GLASS["prompt"],
+        max_new_tokens: int = GLASS["max_new_tokens"],
+        max_characters: int | None = GLASS["max_characters"],
+        stop: Sequence[str] = GLASS["stop"],
         batch_size: int = 128,
     ) -> None:
         """Wrap a model.
@@ -71,6 +75,9 @@ class Gpt2Generator:
         self._check_positions(context_length + len(self._prompt_ids) + max_new_tokens)
         self._prompt_text = self._decode([self._prompt_ids])[0]
         self._may_end, self._n_characters = self._measure_vocabulary()
+        # The LM head is wanted for the last position only: for GPT-2 it is a third of the model.
+        takes = inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
     def __call__(self, token_ids: Tensor | np.ndarray) -> list[str]:
         """Write on after each context; equal contexts are computed once.
@@ -94,6 +101,11 @@ class Gpt2Generator:
         """The contexts themselves as text, to look at what a search has found: (n, context_length) -> n strings."""
         return self._decode(self._checked(token_ids).tolist())
 
+    def to(self, device: torch.device | str) -> Gpt2Generator:
+        """Move the model, in place."""
+        self.language_model.to(device)
+        return self
+
     @torch.inference_mode()
     def _write_batch(self, contexts: Tensor) -> list[str]:
         """(m, context_length) int64 -> m texts, decoded greedily with a key-value cache."""
@@ -104,9 +116,9 @@ class Gpt2Generator:
         alive = np.arange(len(contexts))  # the rows still in the batch, finished ones among them until it is compacted
         done = np.zeros(len(contexts), dtype=bool)
         for n_written in range(1, self._max_new_tokens + 1):
-            # The LM head is wanted for the last position only: for GPT-2 it is a third of the model.
-            output = self.language_model(input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, best = output.past_key_values, output.logits[:, -1].argmax(dim=-1)  # (len(alive),)
+            output = self.language_model(input_ids=step_input, past_key_values=cache, use_cache=True, **self._last_only)
+            logits = output.logits[:, -1, : len(self._n_characters)]  # without the padding of the vocabulary
+            cache, best = output.past_key_values, logits.argmax(dim=-1)  # (len(alive),)
             for row, token in zip(alive.tolist(), best.tolist(), strict=True):
                 if not done[row]:
                     written[row].append(token)
@@ -216,9 +228,10 @@ def load(directory: Path | str) -> tuple[nn.Module, object]:
             f"{directory} lacks {len(missing)} of the model's weights, first {missing[0]!r}; fetch it again"
         )
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    if len(tokenizer) != model.config.vocab_size:  # a folder without tokenizer files gives a tokenizer of length 1
+    vocab_size = model.get_input_embeddings().num_embeddings
+    if not LEAST_SHARE * vocab_size <= len(tokenizer) <= vocab_size:  # without its files a tokenizer has length 1
         raise ValueError(
-            f"{directory}: the tokenizer must have the model's {model.config.vocab_size} tokens, got {len(tokenizer)}; "
+            f"{directory}: the tokenizer must have the model's {vocab_size} tokens, got {len(tokenizer)}; "
             "put the model's own tokenizer.json and tokenizer_config.json there"
         )
     return model.eval(), tokenizer

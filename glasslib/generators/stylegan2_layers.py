@@ -132,12 +132,11 @@ class SynthesisLayer(nn.Module):
             x = fir_filtered(x, 4 * self.resample_filter, stride=1, padding=1)
         else:
             x = F.conv2d(x, self.weight, padding=1)
-        shift = self.bias[:, None, None]
+        # In place: at 1024 pixels a fresh tensor costs ten times the sum itself. sqrt(2) commutes with the leaky ReLU.
+        x = x.mul_((demodulation * LRELU_GAIN)[:, :, None, None]).add_((self.bias * LRELU_GAIN)[:, None, None])
         noise = self._noise(len(x), noise_mode, rng)
         if noise is not None:
-            shift = shift + noise
-        # sqrt(2) commutes with the leaky ReLU and rides on the small tensors.
-        x = torch.addcmul(shift * LRELU_GAIN, x, (demodulation * LRELU_GAIN)[:, :, None, None])
+            x = x.add_(noise * LRELU_GAIN)
         return activate(x, gain=1, clamp=self.conv_clamp)
 
 

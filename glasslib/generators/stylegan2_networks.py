@@ -114,18 +114,28 @@ class SynthesisNetwork(nn.Module):
             n_in = n_out
         self.num_ws = 2 * len(self.resolutions)
 
-    def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
-        """(n, num_ws, w_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped."""
+    def forward(
+        self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None,
+        resolution: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(n, num_ws, w_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped.
+
+        A smaller `resolution` stops there: the image so far, without what larger layers would add.
+        """
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, got {noise_mode!r}")
         if noise_mode == "random" and rng is None:
             raise ValueError("noise_mode='random' needs rng=torch.Generator(), got None")
+        if resolution is not None and resolution not in self.resolutions:
+            raise ValueError(f"resolution must be one of {self.resolutions}, got {resolution}")
         x = image = None
         first = 0
-        for resolution in self.resolutions:
-            block = getattr(self, f"b{resolution}")
+        for size in self.resolutions:
+            block = getattr(self, f"b{size}")
             x, image = block(x, image, ws[:, first : first + block.num_conv + 1], noise_mode=noise_mode, rng=rng)
             first += block.num_conv
+            if size == resolution:
+                break
         return image
 
 
@@ -148,11 +158,12 @@ class GeneratorNetwork(nn.Module):
 
     def forward(
         self, z: Tensor, label: Tensor | None = None, *, truncation_psi: float = 1.0, noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | None = None, resolution: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """(n, z_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped."""
+        """(n, z_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped; whole unless told."""
         w = self.mapping(z, label, truncation_psi=truncation_psi)
-        return self.synthesis(w[:, None].expand(-1, self.num_ws, -1), noise_mode=noise_mode, rng=rng)
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        return self.synthesis(ws, noise_mode=noise_mode, rng=rng, resolution=resolution)
 
 
 class DiscriminatorBlock(nn.Module):

@@ -31,10 +31,10 @@ def byte_tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=END, eos_token=END, unk_token=END)
 
 
-def small_gpt2(vocab_size: int, seed: int = 0):
+def small_gpt2(vocab_size: int, seed: int = 0, n_positions: int = 64):
     """Random weights, far from zero, so that rows differ; dropout left on to see that it is switched off."""
     torch.manual_seed(seed)
-    size = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    size = {"n_positions": n_positions, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
     config = transformers.GPT2Config(vocab_size=vocab_size, initializer_range=0.4, **size)
     return transformers.GPT2LMHeadModel(config).train()
 
@@ -204,14 +204,64 @@ def test_wrong_settings_are_refused(tokenizer, model):
         Gpt2Generator(small_gpt2(len(words)), words, prompt="the photograph of")
 
 
-def test_another_causal_model_works_too(tokenizer):
-    torch.manual_seed(0)
+def llama(vocab_size: int):
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    size |= {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None}
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(initializer_range=0.4, **size))
-    contexts = contexts_for(tokenizer, n=6)
-    expected = [cut(tokenizer, ids, max_characters=18) for ids in plain_ids(llama, tokenizer, contexts)]
-    assert Gpt2Generator(llama, tokenizer, max_characters=18, **SHORT)(contexts) == expected
+    size |= {"vocab_size": vocab_size, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(initializer_range=0.4, **size))
+
+
+def gpt_neox(vocab_size: int):
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size |= {"vocab_size": vocab_size, "max_position_embeddings": 64}
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(initializer_range=0.4, **size))
+
+
+@pytest.mark.parametrize("make", [llama, gpt_neox])
+def test_another_causal_model_works_too(tokenizer, make):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = make(len(tokenizer))
+        contexts = contexts_for(tokenizer, n=6)
+        expected = [cut(tokenizer, ids, max_characters=18) for ids in plain_ids(other, tokenizer, contexts)]
+        assert Gpt2Generator(other, tokenizer, max_characters=18, **SHORT)(contexts) == expected
+        assert len(set(expected)) == 6
+        other.resize_token_embeddings(len(tokenizer) + 20)  # some models pad their vocabulary to a round number
+    padding = torch.zeros(len(tokenizer) + 20)
+    padding[len(tokenizer) :] = 1e4  # tokens that do not exist, and would be written everywhere
+    other.get_output_embeddings().bias = torch.nn.Parameter(padding)
+    assert Gpt2Generator(other, tokenizer, max_characters=18, **SHORT)(contexts) == expected
+
+
+def test_a_model_that_gives_all_logits_works_too(tokenizer, model, plain):
+    class Old(torch.nn.Module):
+        """Without the argument that limits the head to the last position, as older models are."""
+
+        def __init__(self):
+            super().__init__()
+            self.model, self.config = model, model.config
+
+        def forward(self, input_ids, past_key_values, use_cache):
+            return self.model(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache)
+
+    expected = [cut(tokenizer, ids, max_characters=50) for ids in plain]
+    assert Gpt2Generator(Old(), tokenizer, **SHORT)(contexts_for(tokenizer)) == expected
+
+
+def test_the_head_is_computed_for_the_last_position_alone(tokenizer, model):
+    shapes = []
+    hook = model.lm_head.register_forward_hook(lambda _, __, logits: shapes.append(tuple(logits.shape[1:])))
+    Gpt2Generator(model, tokenizer, **SHORT)(contexts_for(tokenizer))
+    hook.remove()
+    assert set(shapes) == {(1, len(tokenizer))}
+
+
+def test_clip_glass_decoding_is_the_default_and_has_a_name(tokenizer, model):
+    assert gpt2.GLASS == {
+        "context_length": 20, "prompt": "the picture of", "max_new_tokens": 30, "max_characters": 50, "stop": (),
+    }  # fmt: skip
+    roomy = small_gpt2(len(tokenizer), n_positions=99)
+    contexts = contexts_for(tokenizer, n=4, length=20)
+    assert Gpt2Generator(roomy, tokenizer)(contexts) == Gpt2Generator(roomy, tokenizer, **gpt2.GLASS)(contexts)
 
 
 def test_load_gives_back_what_was_saved(tmp_path):

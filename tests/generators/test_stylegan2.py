@@ -277,7 +277,38 @@ def test_bad_images_are_refused(images, message):
         tiny().realism(images)
 
 
+@torch.no_grad()
+def test_published_computation_gives_the_same_pictures(stylegan2_published):
+    generator, _, values = golden("skip_res64")
+    for resolution in (16, 64):
+        published = stylegan2_published.generate(generator, values["z"], resolution=resolution)
+        assert deviation(generator(values["z"], resolution=resolution), published) <= TOLERANCE
+
+
+def test_smaller_pictures_are_the_image_so_far():
+    generator, discriminator = tiny_networks()
+    whole = StyleGAN2Generator(generator, discriminator, config=TINY)
+    small = StyleGAN2Generator(generator, discriminator, config=TINY, render_size=8)
+    pictures = small(tiny_latents())
+    assert pictures.shape == (7, 3, 8, 8) and small.image_size == 8
+    assert torch.equal(small.at_full_size()(tiny_latents()), whole(tiny_latents()))
+    # With nothing added at 16x16, the whole picture is the small one doubled.
+    generator.synthesis.b16.torgb.weight.data.zero_()
+    doubled = fir_upsample(generator(torch.as_tensor(tiny_latents()).float(), resolution=8), fir_filter())
+    torch.testing.assert_close(whole(tiny_latents()), ((doubled + 1) / 2).clamp(0, 1))
+
+
+def test_realism_needs_the_full_size():
+    small = tiny(render_size=8)
+    with pytest.raises(RuntimeError, match="realism needs pictures of 16 pixels, and this generator renders 8"):
+        small.realism(small(tiny_latents()))
+    whole = small.at_full_size()
+    assert whole.realism(whole(tiny_latents())).shape == (7,)
+
+
 def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match=r"render_size must be one of \[4, 8, 16\], got 12"):
+        tiny(render_size=12)
     with pytest.raises(ValueError, match=r"noise_mode must be one of .*, got 'constant'"):
         tiny(noise_mode="constant")
     with pytest.raises(ValueError, match="noise_mode='random' needs rng"):
@@ -316,3 +347,9 @@ def test_damaged_and_mismatched_files_are_refused(tmp_path):
     config.write_text("{}")
     with pytest.raises(ValueError, match="must hold the key 'generator'"):
         StyleGAN2Generator.load(tmp_path)
+    with pytest.raises(ValueError, match="is a folder and holds only G_ema"):
+        StyleGAN2Generator.load(tmp_path, which="G")
+    with pytest.raises(
+        ValueError, match="generator.safetensors must be a file of .*stylegan2_files, and has no config"
+    ):
+        StyleGAN2Generator.load(weights)

@@ -1,0 +1,369 @@
+"""Writes StyleGAN2 files in NVIDIA's two formats, whole ones and ones damaged in every way we could think of.
+
+The classes that a genuine file names (torch_utils.persistence, dnnlib) are stood in for by empty modules while a file
+is written; the reader under test never sees them. Every malicious file would create a canary file if anything ran.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import re
+import struct
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glasslib.generators import stylegan2_files
+from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
+
+TINY = {
+    "generator": {
+        "z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 16, "img_channels": 3,
+        "mapping_kwargs": {"num_layers": 2}, "synthesis_kwargs": {"channel_base": 64, "channel_max": 8},
+    },
+    "discriminator": {"c_dim": 0, "img_resolution": 16, "img_channels": 3, "channel_base": 64, "channel_max": 8},
+}  # fmt: skip
+CLASS_NAMES = {GeneratorNetwork: "Generator", Discriminator: "Discriminator"}
+# As in a genuine file, executing it would do something: here it leaves a canary.
+MODULE_SRC = "open({canary!r}, 'w').close()\nclass Generator: pass\nclass Discriminator: pass\n"
+
+
+class EasyDict(dict):
+    """Stands for dnnlib.util.EasyDict."""
+
+
+class Network:
+    """Stands for dnnlib.tflib.network.Network."""
+
+    def __init__(self, state: dict) -> None:
+        self.state = state
+
+    def __getstate__(self) -> dict:
+        return self.state
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("the reader called a function that the file names")
+
+
+EasyDict.__module__, Network.__module__ = "dnnlib.util", "dnnlib.tflib.network"
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+
+
+@contextlib.contextmanager
+def nvidia_modules() -> Iterator[None]:
+    """Make the names that NVIDIA's files contain importable, for writing only."""
+    found = {
+        "dnnlib": {}, "dnnlib.util": {"EasyDict": EasyDict}, "dnnlib.tflib": {},
+        "dnnlib.tflib.network": {"Network": Network}, "torch_utils": {},
+        "torch_utils.persistence": {"_reconstruct_persistent_obj": _reconstruct_persistent_obj},
+    }  # fmt: skip
+    for name, members in found.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(members)
+    try:
+        yield
+    finally:
+        for name in found:
+            del sys.modules[name]
+
+
+class TorchPickler(pickle.Pickler):
+    """Writes modules as torch_utils.persistence does: source text, class name, and the module's whole state."""
+
+    def __init__(self, stream, protocol: int, module_src: str) -> None:
+        super().__init__(stream, protocol)
+        self.module_src = module_src
+
+    def reducer_override(self, value):
+        if not isinstance(value, nn.Module):
+            return NotImplemented
+        state = dict(value.__dict__) | {"_init_args": (), "_init_kwargs": EasyDict()}
+        state["weight_gain"] = np.float64(0.5)  # NVIDIA's layers keep such numbers
+        state |= getattr(value, "pickled_state", {})
+        state.pop("pickled_state", None)
+        meta = {
+            "type": "class", "version": 6, "module_src": self.module_src,
+            "class_name": CLASS_NAMES.get(type(value), type(value).__name__), "state": state,
+        } | getattr(value, "pickled_meta", {})  # fmt: skip
+        return _reconstruct_persistent_obj, (meta,), None
+
+
+def easy(value):
+    """Dicts as EasyDicts, at every depth."""
+    return EasyDict({k: easy(v) for k, v in value.items()}) if isinstance(value, dict) else value
+
+
+def torch_file(data: dict, *, canary: Path, protocol: int = 4) -> bytes:
+    """Write what StyleGAN2-ADA's training loop writes; protocol 3 as on Python 3.7, with NumPy 1's names."""
+    stream = io.BytesIO()
+    with nvidia_modules():
+        TorchPickler(stream, protocol, MODULE_SRC.format(canary=str(canary))).dump(data)
+    content = stream.getvalue()
+    return content.replace(b"cnumpy._core.", b"cnumpy.core.") if protocol == 3 else content
+
+
+def torch_networks(config: dict = TINY, seed: int = 0) -> dict[str, nn.Module]:
+    """Networks with random weights, each knowing the arguments that its file will say."""
+    torch.manual_seed(seed)
+    networks = {"G": GeneratorNetwork(**config["generator"]), "D": Discriminator(**config["discriminator"])}
+    networks["G_ema"] = GeneratorNetwork(**config["generator"])
+    for name, network in networks.items():
+        arguments = config["discriminator" if name == "D" else "generator"]
+        network.pickled_state = {"_init_kwargs": easy(arguments)}
+        network.eval().requires_grad_(False)
+    return networks
+
+
+def torch_data(**changes) -> dict:
+    """The dict of a genuine file."""
+    augment = nn.Module()
+    augment.register_buffer("p", torch.ones([]))
+    training_set = {"class_name": "training.dataset.ImageFolderDataset", "path": "ffhq.zip", "xflip": True}
+    return {"training_set_kwargs": training_set, **torch_networks(), "augment_pipe": augment} | changes
+
+
+def tensorflow_file(variables: dict[str, Tensor], facts: dict, *, canary: Path, protocol: int = 4) -> bytes:
+    """Write the tuple (G, D, Gs) of StyleGAN2's TensorFlow code. `variables` carry "G/" or "D/" in front."""
+
+    def network(prefix: str, kwargs: dict, components: dict) -> Network:
+        own = [
+            (name.removeprefix(prefix), value.numpy())
+            for name, value in variables.items()
+            if name.startswith(prefix) and not any(name.startswith(f"{prefix}{c}/") for c in components)
+        ]
+        # Scalars leave a TensorFlow session as NumPy scalars.
+        own = [(name, np.float32(a.item()) if name.endswith("noise_strength") else a) for name, a in own]
+        return Network({
+            "version": facts["version"], "name": prefix[0], "static_kwargs": kwargs, "components": components,
+            "build_module_src": MODULE_SRC.format(canary=str(canary)), "build_func_name": "G_main", "variables": own,
+        })  # fmt: skip
+
+    def generator() -> Network:
+        parts = {part: network(f"G/{part}/", facts["G"]["static_kwargs"], {}) for part in ("synthesis", "mapping")}
+        made = network("G/", facts["G"]["static_kwargs"], parts)
+        made.state["variables"].append(("lod", np.float32(0)))
+        return made
+
+    with nvidia_modules():
+        trio = (generator(), network("D/", facts["D"]["static_kwargs"], {}), generator())
+        return pickle.dumps(trio, protocol=protocol)
+
+
+class Call:
+    """Pickles as a call of `function` with `args`."""
+
+    def __init__(self, function: Callable, *args) -> None:
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def op(*parts: bytes) -> bytes:
+    """A protocol-4 pickle of these opcodes."""
+    return b"\x80\x04" + b"".join(parts) + b"."
+
+
+def text(value: str) -> bytes:
+    """The opcode of a short string."""
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+def named(module: str, name: str) -> bytes:
+    """The opcodes of a class or function."""
+    return text(module) + text(name) + b"\x93"
+
+
+def arguments(**changes) -> dict:
+    """A genuine file's dict whose generators say other arguments; a name with two underscores reaches inside."""
+    data = torch_data()
+    for name in ("G", "G_ema"):
+        kwargs = easy(TINY["generator"])
+        for key, value in changes.items():
+            *outer, last = key.split("__")
+            (kwargs[outer[0]] if outer else kwargs)[last] = value
+        data[name].pickled_state["_init_kwargs"] = kwargs
+    return data
+
+
+def weights(key: str, change: Callable[[Tensor], Tensor]) -> dict:
+    """A genuine file's dict in which one weight of G is changed."""
+    data = torch_data()
+    module, _, leaf = key.rpartition(".")
+    layer = data["G"].get_submodule(module)
+    setattr(layer, leaf, nn.Parameter(change(getattr(layer, leaf).data), requires_grad=False))
+    return data
+
+
+def changed_meta(**meta) -> dict:
+    data = torch_data()
+    data["G"].pickled_meta = meta
+    return data
+
+
+def changed_storage(change: Callable[[bytes], bytes]) -> dict:
+    """A dict whose G keeps a tensor with a changed nested stream."""
+    stream = io.BytesIO()
+    torch.save(torch.ones(8).storage(), stream, _use_new_zipfile_serialization=False)
+    storage = Call(torch.storage._load_from_bytes, change(stream.getvalue()))
+    tensor = Call(torch._utils._rebuild_tensor_v2, storage, 0, (8,), (1,), False, {})
+    data = torch_data()
+    data["G"].pickled_state["_buffers"] = {"noise": tensor}
+    return data
+
+
+def strided(offset: int, shape: tuple, strides: tuple) -> dict:
+    """A dict whose G has a tensor that reads its storage in another way."""
+    storage = torch.ones(8).storage()
+    tensor = Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, strides, False, {})
+    data = torch_data()
+    data["G"].pickled_state["_buffers"] = {"noise": tensor}
+    return data
+
+
+def shared_lists(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+class Slots:
+    """Pickles with a state for slots, which Python's unpickler sets by setattr."""
+
+    def __reduce__(self):
+        return EasyDict, (), (None, {"__class__": "x"})
+
+
+def kinds(canary: Path) -> dict[str, tuple[bytes, str]]:
+    """Every kind of damaged or malicious file: name -> (content, what the refusal must say)."""
+    touch = f"open({str(canary)!r}, 'w').close()"
+
+    def made(data) -> bytes:
+        return torch_file(data, canary=canary)
+
+    whole = made(torch_data())
+    unknown_layer = torch_data()
+    unknown_layer["G"].mapping.fc9 = nn.Linear(2, 2)
+    raw_numbers = struct.pack("<q", 2**62)
+    return {
+        "os.system": (made(Call(os.system, f"touch {canary}")), r"it names 'posix\.system'"),
+        "eval": (made(torch_data(augment_pipe=Call(eval, touch))), r"it names 'builtins\.eval'"),
+        "exec inside a network": (made(arguments(mapping_kwargs=Call(exec, touch))), r"it names 'builtins\.exec'"),
+        "getattr": (op(named("builtins", "getattr"), named("os", "system"), b"\x86R"), r"'builtins\.getattr'"),
+        "import": (op(named("builtins", "__import__"), text("os"), b"\x85R"), r"'builtins\.__import__'"),
+        "a class outside the list": (made(torch_data(x=Path("a"))), r"it names 'pathlib"),
+        "a dotted name": (op(named("collections", "OrderedDict.fromkeys")), r"'collections\.OrderedDict\.fromkeys'"),
+        "torch.load inside": (made(Call(torch.load, str(canary))), r"it names 'torch\.serialization\.load'"),
+        "code in a storage": (
+            made(changed_storage(lambda _: pickle.dumps(Call(os.system, f"touch {canary}"), protocol=2))),
+            r"it names 'posix\.system'",
+        ),
+        "an allowed class with arguments": (
+            op(named("collections", "OrderedDict"), b"]K\x01a\x85R"),
+            r"collections\.OrderedDict must be made without arguments, got 1",
+        ),
+        "arguments that are no tuple": (op(named("collections", "OrderedDict"), b"]R"), "must be a tuple, got list"),
+        "a call of data": (op(text("open"), b")R"), "it calls a str"),
+        "state for a dict": (made(Slots()), "it sets the state of a dict"),
+        "state for a function": (op(named("torch._utils", "_rebuild_parameter"), b"}b"), "the state of a Name"),
+        "state twice": (
+            op(named("dnnlib.tflib.network", "Network"), b")\x81}", text("__setstate__"), b"K\x01sb}b"),
+            "it sets the state of a Record",
+        ),
+        "old class opcode": (b"(S'touch x'\nios\nsystem\n.", "opcode STRING"),
+        "build by arguments": (op(b"(", named("os", "system"), b"o"), r"it names 'os\.system'"),
+        "extension code": (op(b"\x82\x01"), "opcode EXT1"),
+        "persistent id": (op(text("a"), b"Q"), "opcode BINPERSID"),
+        "out-of-band buffer": (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
+        "protocol": (b"\x80\xffN.", "protocol must be at most 5, got 255"),
+        "unknown opcode": (op(b"\xff"), "truncated or damaged: ValueError.*unknown"),
+        "empty stack": (op(b"R"), "truncated or damaged: IndexError"),
+        "missing memo": (op(b"h\x07"), "truncated or damaged: KeyError"),
+        "two values": (op(b"NN"), "must leave one value"),
+        "shared lists": (made(torch_data(x=shared_lists(12))), "it is a bomb: it unfolds to more than"),
+        "deep nesting": (op(b")", b"\x85" * 100_000), "it is a bomb: it nests deeper than 100"),
+        "a list in itself": (op(b"]\x94h\x00a"), "it is a bomb"),
+        "endless opcodes": (op(b"N0" * 10, b"N\x94" * 600_000), "opcode POP"),
+        "too many opcodes": (op(b"N\x94" * 600_000), "it has more than 1000000 opcodes"),
+        "hash of a tuple": (op(b"}))K\x01\x87K\x01s"), "keys of dicts and items of sets must be strings"),
+        "huge length": (op(b"\x8e" + struct.pack("<Q", 2**50) + b"abc"), "expected 1125899906842624 bytes"),
+        "huge memo": (op(b"Nr\xff\xff\xff\x7f"), "must hold a dict or a tuple of three networks, got None"),
+        "truncated": (whole[: len(whole) // 2], "truncated or damaged"),
+        "cut at the end": (whole[:-1], "truncated or damaged"),
+        "empty": (b"", "must have 1 to"),
+        "a text file": (b"<html>quota exceeded</html>", "truncated or damaged"),
+        "huge storage": (
+            made(changed_storage(lambda s: s.replace(b"K\x08Nt", b"\x8a\x08" + raw_numbers + b"Nt"))),
+            "must hold at least one value, got 4611686018427387904",
+        ),
+        "short storage": (made(changed_storage(lambda s: s[:-4])), "must hold 8 values, got 28 bytes"),
+        "storage of no known format": (made(changed_storage(lambda s: op(b"K\x01") + s)), "torch's format 1001"),
+        "big-endian storage": (
+            made(changed_storage(lambda s: s.replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"))),
+            "must be little-endian",
+        ),
+        "integers as weights": (made(weights("mapping.fc0.bias", lambda w: w.long())), r"it names 'torch\.Long"),
+        "reads past its storage": (made(strided(4, (8,), (1,))), "up to number 11 from a storage of 8"),
+        "repeats its storage": (made(strided(0, (10**6, 10**6), (0, 0))), "reads 1000000000000 values"),
+        "negative stride": (made(strided(7, (8,), (-1,))), "whole numbers as offset, shape and strides"),
+        "wrong shape": (
+            made(weights("synthesis.b8.conv0.bias", lambda w: w[:-1].clone())),
+            r"G's synthesis\.b8\.conv0\.bias must have shape \(8,\), got \(7,\)",
+        ),
+        "NaN": (made(weights("mapping.fc1.weight", lambda w: w * np.nan)), "64 NaN or infinite of 64"),
+        "infinity": (made(weights("synthesis.b4.const", lambda w: w / 0)), r"b4\.const must be finite"),
+        "an unknown weight": (made(unknown_layer), r"G has unknown weights: 2, first mapping\.fc9\.bias"),
+        "a missing weight": (
+            made(torch_data(G=torch_networks()["G"].synthesis)), "its G must be a Generator, got a 'SynthesisNetwork'"
+        ),
+        "missing G_ema": (made(torch_data(G_ema=None)), "it has no G_ema; a StyleGAN2 file holds G, D and G_ema"),
+        "G for D": (made(torch_data(D=torch_networks()["G"])), "its D must be a Discriminator"),
+        "only a state dict": (made({"G": {"a": 1}, "D": 2, "G_ema": 3}), "its G must be a network saved by"),
+        "another version": (made(changed_meta(version=5)), "version 6"),
+        "another class": (made(changed_meta(class_name="Mapper")), "its G must be a Generator, got a 'Mapper'"),
+        "another architecture": (made(arguments(synthesis_kwargs__architecture="resnet")), "architecture must be skip"),
+        "an unknown argument": (made(arguments(freq=3)), "the argument 'freq', which we do not know"),
+        "another activation": (made(arguments(mapping_kwargs__activation="relu")), "activation must be lrelu"),
+        "a huge network": (made(arguments(z_dim=10**12)), "z_dim of the generator must be a whole number in"),
+        "a network larger than its weights": (
+            made(arguments(synthesis_kwargs__channel_max=8192, synthesis_kwargs__channel_base=2**20)), "must have shape"
+        ),
+        "a mapping of many layers": (made(arguments(mapping_kwargs__num_layers=10**9)), "num_layers of"),
+        "an odd resolution": (made(arguments(img_resolution=24)), "must be a power of two, got 24"),
+        "a bomb as an argument": (made(arguments(mapping_kwargs=shared_lists(3))), "must be a dict, got a list"),
+    }  # fmt: skip
+
+
+def count_refused(folder: Path) -> tuple[int, int, dict[str, str]]:
+    """Offer every kind to the reader.
+
+    Args:
+        folder: empty, for the files and the canary.
+
+    Returns:
+        How many were refused with the right message and without side effect, of how many, and what went wrong.
+    """
+    canary, wrong = folder / "canary", {}
+    found = kinds(canary)
+    for name, (content, message) in found.items():
+        path = folder / "network.pkl"
+        path.write_bytes(content)
+        try:
+            stylegan2_files.read_networks(path)
+        except ValueError as error:
+            if not re.search(message, str(error), re.DOTALL) or f"{path} is refused" not in str(error):
+                wrong[name] = str(error)
+        else:
+            wrong[name] = "accepted"
+        if canary.exists():
+            wrong[name] = "it ran code"
+            canary.unlink()
+    return len(found) - len(wrong), len(found), wrong
