@@ -14,7 +14,7 @@ CLAIMED = {
     *("clip.r1_i2t", "clip.r1_t2i", "clip.gap"),
     *(f"stylegan2.{what}" for what in ("recognisable", "coverage", "copies", "d_auc")),
     *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
-    *(f"t2i.{search}.{attribute}" for search in ("ga", "random") for attribute in ATTRIBUTES[:3]),
+    *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
 }
 
 

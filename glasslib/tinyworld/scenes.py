@@ -92,6 +92,7 @@ def sample(
     n_objects: tuple[int, int] = (1, 3),
     textures: tuple[str, ...] = TEXTURES,
     sizes: tuple[str, ...] = tuple(SIZES),
+    tilt: float = 0.45,
     domain: str = "print",
 ) -> Scenes:
     """Draw n scenes, every attribute uniform and independent.
@@ -101,6 +102,7 @@ def sample(
         n_objects: smallest and largest number of objects, 1 to 3.
         textures: the backgrounds' textures to draw from.
         sizes: the objects' sizes to draw from; two objects are never large, three always small.
+        tilt: objects are turned by at most this, in radians; 0 stands them all upright.
         domain: "print" or "neon".
 
     Raises:
@@ -134,7 +136,7 @@ def sample(
         x=centre[..., 0] * present,
         y=centre[..., 1] * present,
         radius=radius * present,
-        rotation=rng.uniform(-0.45, 0.45, full) * present,
+        rotation=rng.uniform(-tilt, tilt, full) * present,
         tint=tone * present[..., None],
         background=rng.integers(0, len(BACKGROUNDS), n),
         background_tint=rng.uniform(-0.03, 0.03, (n, 1)) + rng.uniform(-0.015, 0.015, (n, 3)),

@@ -43,22 +43,26 @@ class Features(nn.Module):
         return maps[1:]
 
 
-def _head(n_in: int, size: int) -> nn.Module:
-    """Features of one resolution -> one logit, which sees the whole map."""
+def _head(n_in: int, size: int, n_classes: int) -> nn.Module:
+    """Features of one resolution -> one logit for each class, which sees the whole map."""
     layers: list[nn.Module] = []
     if size == 8:
         layers += [spectral_norm(nn.Conv2d(n_in, 64, 3, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         n_in, size = 64, 4
     layers += [nn.Flatten(), spectral_norm(nn.Linear(n_in * size * size, 96)), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, spectral_norm(nn.Linear(96, 1)))
+    return nn.Sequential(*layers, spectral_norm(nn.Linear(96, n_classes)))
 
 
 class ProjectedDiscriminator:
-    """Heads on frozen features, with their optimiser."""
+    """Heads on frozen features, with their optimiser.
 
-    def __init__(self, weights: Path) -> None:
+    With `n_classes` above 1 a picture is judged as one of its class: every head has a logit for each.
+    """
+
+    def __init__(self, weights: Path, *, n_classes: int = 1) -> None:
         self.features = Features(weights)
-        self.heads = nn.ModuleList(_head(n, size) for n, size in zip(WIDTHS[1:], (8, 4, 2), strict=True))
+        sizes = zip(WIDTHS[1:], (8, 4, 2), strict=True)
+        self.heads = nn.ModuleList(_head(n, size, n_classes) for n, size in sizes)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99))
         self._scales: list[float] = []
 
@@ -70,28 +74,31 @@ class ProjectedDiscriminator:
         self._scales = [1 / float(each[:5000].std()) for each in kept]
         return [each.half() for each in kept]
 
-    def step(self, real: list[Tensor], fake: Tensor) -> tuple[Tensor, float, float]:
+    def step(self, real: list[Tensor], fake: Tensor, classes: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Train the heads on one batch and say where the pictures should go.
 
         Args:
             real: features of n training pictures, as `prepare` gives them.
             fake: (n, 3, 32, 32) generated pictures.
+            classes: (n,) class of each of both; None where there is one.
 
         Returns:
-            The gradient of the generator's loss with respect to `fake`, and the mean logits of real and false pictures.
+            The gradient of the generator's loss with respect to `fake`, and means worth logging.
         """
         fake = fake.detach().requires_grad_(True)
         seen = self.features(fake)
-        true_logits = self._logits([each.float() for each in real])  # (3, n)
-        false_logits = self._logits([each.detach() for each in seen])
+        true_logits = self._logits([each.float() for each in real], classes)  # (3, n)
+        false_logits = self._logits([each.detach() for each in seen], classes)
         loss = F.relu(1 - true_logits).mean(1).sum() + F.relu(1 + false_logits).mean(1).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.heads.requires_grad_(False)
-        (slope,) = torch.autograd.grad(-self._logits(seen).mean(1).sum(), fake)
+        (slope,) = torch.autograd.grad(-self._logits(seen, classes).mean(1).sum(), fake)
         self.heads.requires_grad_(True)
-        return slope, float(true_logits.detach().mean()), float(false_logits.detach().mean())
+        return slope, {"p_real": true_logits.mean(), "p_fake": false_logits.mean()}
 
-    def _logits(self, maps: list[Tensor]) -> Tensor:
-        return torch.stack([head(x * s)[:, 0] for head, x, s in zip(self.heads, maps, self._scales, strict=True)])
+    def _logits(self, maps: list[Tensor], classes: Tensor | None) -> Tensor:
+        column = torch.zeros(len(maps[0]), dtype=torch.long) if classes is None else classes
+        parts = zip(self.heads, maps, self._scales, strict=True)
+        return torch.stack([head(x * s).gather(1, column[:, None])[:, 0] for head, x, s in parts])

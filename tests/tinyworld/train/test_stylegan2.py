@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -26,29 +25,40 @@ def test_one_backward_pass_gives_the_generator_its_own_gradient(monkeypatch):
     real, labels = batch()
     trainer = stylegan2.Trainer(seed=1)
     trainer.step = 1  # no penalty on this step, which would only touch the discriminator
-    state = trainer.rng.get_state()
+    state, mean_w = trainer.rng.get_state(), trainer.generator.mapping.w_avg.clone()
     for optimizer in trainer.optimizers:
         monkeypatch.setattr(optimizer, "step", lambda: None)
     trainer.adversarial_step(real, labels)
-    ours = [parameter.grad.clone() for parameter in trainer.generator.parameters()]
+    ours = {name: p.grad.clone() for name, p in trainer.generator.named_parameters() if p.requires_grad}
 
     trainer.rng.set_state(state)
+    trainer.generator.mapping.w_avg.copy_(mean_w)
     trainer.generator.zero_grad()
     margin = trainer.discriminator(real) - trainer.discriminator(trainer._sample(len(real)))
     F.softplus(margin).mean().backward()
-    for (name, parameter), gradient in zip(trainer.generator.named_parameters(), ours, strict=True):
+    theirs = dict(trainer.generator.named_parameters())
+    assert len(ours) == len(theirs) - 4  # the two layers that are not trained
+    for name, gradient in ours.items():
         torch.testing.assert_close(
-            gradient, parameter.grad, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name} {m}"
+            gradient, theirs[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name} {m}"
         )
 
 
-def test_learning_rates_end_at_a_tenth():
-    trainer = stylegan2.Trainer(seed=0)
-    rates = []
-    for done in (0.0, 0.6, 0.8, 1.0):
-        trainer.slow_down(done)
-        rates.append(trainer.optimizers[0].param_groups[0]["lr"] / stylegan2.LEARNING_RATE)
-    assert rates == pytest.approx([1.0, 1.0, 0.55, 0.1])
+def test_the_mapping_lets_z_through_and_little_but_the_sign_of_its_first_numbers():
+    mapping, n = stylegan2.Trainer(seed=0).generator.mapping, stylegan2.N_SIGNS
+    z = torch.randn(64, stylegan2.Z_DIM, generator=torch.Generator().manual_seed(0))
+
+    def passed(steepness):
+        stylegan2.set_steepness(mapping, steepness)
+        both = mapping.fc1(mapping.fc0(z))
+        return (both[:, :64] - both[:, 64:]) / (1.2 * 2**0.5)  # as the third layer can join them
+
+    torch.testing.assert_close(passed(0.1), torch.cat([0.1 * z[:, :n], z[:, n:]], dim=1), atol=1e-5, rtol=1e-4)
+    clear = z[:, :n].abs() > 0.01
+    assert torch.equal(passed(200.0)[:, :n][clear].sign(), z[:, :n][clear].sign())
+    torch.testing.assert_close(passed(200.0)[:, :n][clear].abs(), torch.ones(int(clear.sum())), atol=1e-3, rtol=0)
+    assert not any(p.requires_grad for layer in (mapping.fc0, mapping.fc1) for p in layer.parameters())
+    assert [round(stylegan2.steepness(done), 3) for done in (0, 0.25, 0.5, 1)] == [0.5, 10, 200, 200]
 
 
 def test_a_stopped_run_goes_on_and_its_weights_load(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""CapDec: corpus -> embeddings on disk -> noise -> mapper and language model -> training -> decoding."""

@@ -1,0 +1,160 @@
+"""A trained captioner: embeddings in, captions out, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glasslib import runs
+from glasslib.captioning import decoding, gap, mapper
+from glasslib.captioning.decoder import CaptionDecoder
+from glasslib.tensors import check_shape, map_batches
+
+FORMAT = 1
+
+
+class Captioner:
+    """Write captions for embeddings, a batch at a time."""
+
+    def __init__(
+        self,
+        decoder: CaptionDecoder,
+        tokenizer,
+        *,
+        stop_token: str | None = None,
+        decode: Callable[..., list[list[list[int]]]] = decoding.greedy,
+        cross: Callable[[Tensor], Tensor] = gap.keep,
+        batch_size: int = 64,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            decoder: put into evaluation mode.
+            tokenizer: the language model's.
+            stop_token: one token that ends a caption, as in training; None: the tokenizer's end-of-text. CapDec's is
+                the full stop, which stays part of the caption; end-of-text does not.
+            decode: a function of decoding.py, its options given by functools.partial; CapDec's is `published_beam`.
+            cross: what brings image embeddings to where texts are: a function of gap.py.
+            batch_size: most embeddings run at once; halved when memory runs out.
+
+        Raises:
+            ValueError: a stop token that is not one token.
+        """
+        self.decoder, self.tokenizer = decoder.eval(), tokenizer
+        self.stop_token = stop_token if stop_token is not None else tokenizer.eos_token
+        self.stop_id = single_token(tokenizer, self.stop_token)
+        self._decode, self._cross, self._batch_size = decode, cross, batch_size
+
+    def __call__(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[str]:
+        """Caption embeddings.
+
+        Args:
+            embeddings: (n, dim), rows of L2 norm 1.
+            max_tokens: most tokens in a caption; published: 67.
+
+        Returns:
+            n captions.
+        """
+        return [captions[0] for captions in self.several(embeddings, max_tokens=max_tokens)]
+
+    def several(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[list[str]]:
+        """All captions that `decode` gives for each embedding (its `n_captions`), best first."""
+        check_shape(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
+        if not len(embeddings):
+            return []
+        weight = self.decoder.gpt.get_input_embeddings().weight
+
+        def write(batch: Tensor) -> list[list[str]]:
+            crossed = self._cross(batch.to(weight.device, torch.float32))
+            rows = self._decode(self.decoder, crossed, stop_id=self.stop_id, max_tokens=max_tokens)
+            return [[self._text(ids) for ids in captions] for captions in rows]
+
+        return map_batches(write, embeddings, batch_size=self._batch_size)
+
+    def stream(self, batches: Iterable[Tensor], *, max_tokens: int = 67) -> Iterator[str]:
+        """Caption any number of embeddings as they come, such as those of pictures read one batch after the other."""
+        for batch in batches:
+            yield from self(batch, max_tokens=max_tokens)
+
+    def _text(self, ids: list[int]) -> str:
+        if ids and ids[-1] == self.stop_id == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+
+
+def single_token(tokenizer, token: str) -> int:
+    """The id of a string that must be one token."""
+    ids = tokenizer.encode(token, add_special_tokens=False) if token else []
+    if len(ids) != 1:
+        raise ValueError(f"the stop token must be one token of the tokenizer, got {token!r}, which is {len(ids)}")
+    return ids[0]
+
+
+def save(folder: str | Path, captioner: Captioner, *, card: Mapping[str, Any]) -> None:
+    """Write a captioner's folder: model.safetensors, config.json, tokenizer files, and card.json last.
+
+    Args:
+        folder: made if need be.
+        captioner: how it decodes is not part of the folder.
+        card: JSON values: how it was trained and what it was measured to do. The weights' hash and the versions are
+            added.
+    """
+    from safetensors.torch import save_model
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    aside = folder / ".model.safetensors.part"
+    save_model(captioner.decoder, str(aside))  # tied weights are written once
+    aside.replace(weights)
+    captioner.tokenizer.save_pretrained(folder)
+    config = {
+        "format": FORMAT,
+        "mapper": captioner.decoder.clip_project.config,
+        "language_model": captioner.decoder.gpt.config.to_dict(),
+        "freeze_language_model": captioner.decoder.freeze_language_model,
+        "stop_token": captioner.stop_token,
+    }
+    runs.write_bytes_atomic(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+    hashes = {weights.name: runs.sha256_file(weights)}
+    runs.write_json_atomic(folder / "card.json", {**card, "sha256": hashes, "versions": runs.versions()})
+
+
+def load(folder: str | Path, **options: Any) -> Captioner:
+    """Load a captioner from its folder, nothing from the network.
+
+    Args:
+        folder: as `save` wrote it.
+        options: `decode`, `cross`, `batch_size` of `Captioner`.
+
+    Raises:
+        FileNotFoundError: no captioner there.
+        ValueError: weights that do not fit the configuration.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"no captioner at {folder}; it must hold config.json and model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder}/config.json must have format {FORMAT}, got {config.get('format')}")
+    language = dict(config["language_model"])
+    with torch.random.fork_rng(devices=[]):  # random weights are drawn only to be overwritten
+        gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model(language.pop("model_type"), **language))
+        decoder = CaptionDecoder(
+            gpt, mapper.from_config(config["mapper"]), freeze_language_model=config["freeze_language_model"]
+        )
+    try:
+        load_model(decoder, str(folder / "model.safetensors"), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Captioner(decoder, tokenizer, stop_token=config["stop_token"], **options)

@@ -1,0 +1,149 @@
+"""Captions of any text file or captioning data set: checked once, then gone through as often as needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from glasslib.captioning import layouts
+from glasslib.captioning.layouts import BadRow, Caption
+
+N_NAMED = 5  # how many bad rows an error message names
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # with lone surrogates, which UTF-8 cannot hold
+
+
+class Corpus:
+    """Captions in a fixed order, streamed: only one is in memory at a time, so ten million are as easy as ten.
+
+    Making one goes through all rows once: checks them, counts them and takes their hash. White space inside a caption
+    becomes single spaces, and that at its ends goes.
+
+    Attributes:
+        name: where it comes from, for messages.
+        sha256: of every caption's text and ids, in order: it names this very corpus.
+        bad_rows: what `skip_bad` left out.
+    """
+
+    def __init__(self, rows: Callable[[], Iterable[Caption | BadRow]], *, name: str, skip_bad: bool = False) -> None:
+        """Check the rows.
+
+        Args:
+            rows: starts from the first row each time it is called; the rows must be the same each time.
+            name: for messages.
+            skip_bad: leave bad rows out, with a warning that counts them, instead of refusing the corpus.
+
+        Raises:
+            ValueError: bad rows (the first few named with their reason), or no captions at all.
+        """
+        self.name, self._rows = name, rows
+        self.bad_rows: list[BadRow] = []
+        digest, self._n = hashlib.sha256(), 0
+        for row in map(_checked, rows()):
+            if isinstance(row, BadRow):
+                self.bad_rows.append(row)
+                continue
+            digest.update(f"{row.caption_id}\x1f{row.image_id}\x1f{row.text}\n".encode())
+            self._n += 1
+        self.sha256 = digest.hexdigest()
+        if self.bad_rows:
+            named = "; ".join(f"{row.where}: {row.reason}" for row in self.bad_rows[:N_NAMED])
+            message = f"{len(self.bad_rows)} bad of {len(self.bad_rows) + self._n} rows in {name}: {named}"
+            if not skip_bad:
+                raise ValueError(f"{message}; mend them, or pass skip_bad=True to leave them out")
+            warnings.warn(f"left out {message}", stacklevel=3)
+        if not self._n:
+            raise ValueError(f"{name} must hold at least one caption, got none")
+
+    @classmethod
+    def read(cls, path: str | Path, *, layout: str = "auto", encoding: str = "utf-8", skip_bad: bool = False) -> Corpus:
+        """Read a file of captions.
+
+        Args:
+            path: the file.
+            layout: one of layouts.LAYOUTS, or "auto": a text file with one sentence a line, unless the name ends in
+                .json (told apart by its keys) or .token (Flickr30k's own).
+            encoding: of a text file.
+            skip_bad: see `Corpus`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: an unknown layout, a json of another one, not in this encoding, bad rows, no captions.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no captions at {path}; give a text file with one sentence a line, or a json")
+        reader = layouts.reader(path, layout=layout, encoding=encoding)
+        return cls(reader, name=path.name, skip_bad=skip_bad)
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], *, image_ids: Sequence[str] | None = None, name: str = "texts") -> Corpus:
+        """A corpus of strings in memory; `image_ids` says which of them describe one picture (None: each its own)."""
+        ids = [str(i) for i in range(len(texts))]
+        images = ids if image_ids is None else [str(image) for image in image_ids]
+        rows = [Caption(text, i, image) for text, i, image in zip(texts, ids, images, strict=True)]
+        return cls(lambda: rows, name=name)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Caption]:
+        return (row for row in map(_checked, self._rows()) if not isinstance(row, BadRow))
+
+    def select(self, keep: Callable[[Caption], bool], *, name: str) -> Corpus:
+        """The captions for which `keep` is true, as a corpus of its own."""
+        return Corpus(lambda: filter(keep, self), name=f"{self.name} ({name})")
+
+    def split(self, *names: str) -> Corpus:
+        """The captions of these splits, such as `split("train", "restval")` for Karpathy's training set.
+
+        Raises:
+            ValueError: a name that no caption of this corpus carries.
+        """
+        present = {caption.split for caption in self}
+        if unknown := sorted(set(names) - present):
+            raise ValueError(f"{self.name} has the splits {sorted(present)}, not {unknown}")
+        return self.select(lambda caption: caption.split in names, name=", ".join(names))
+
+    def divide(self, share: float, *, rng: np.random.Generator) -> tuple[Corpus, Corpus]:
+        """Two corpora with `share` and the rest of the pictures, drawn at random; a picture's captions stay together.
+
+        FlickrStyle10K's protocol is `share=6/7`. Source: CapDec, appendix A.2, https://arxiv.org/abs/2211.00575.
+        """
+        images = sorted({caption.image_id for caption in self})
+        n_first = round(share * len(images))
+        if not 0 < n_first < len(images):
+            raise ValueError(f"share must leave pictures on both sides, got {share:g} of {len(images)} pictures")
+        first = {images[i] for i in rng.permutation(len(images))[:n_first]}
+        return (
+            self.select(lambda caption: caption.image_id in first, name=f"{n_first} pictures"),
+            self.select(lambda caption: caption.image_id not in first, name=f"the other {len(images) - n_first}"),
+        )
+
+    def by_image(self, n_images: int | None = None) -> dict[str, list[Caption]]:
+        """The captions of the first `n_images` pictures (None: of all), picture id -> captions in order."""
+        found: dict[str, list[Caption]] = {}
+        for caption in self:
+            if caption.image_id in found or n_images is None or len(found) < n_images:
+                found.setdefault(caption.image_id, []).append(caption)
+        return found
+
+
+def _checked(row: Caption | BadRow) -> Caption | BadRow:
+    """The caption with its white space tidied, or why it cannot be used."""
+    if isinstance(row, BadRow):
+        return row
+    where = f"caption {row.caption_id!r}"
+    if not isinstance(row.text, str):
+        return BadRow(where, f"the caption must be a string, got {type(row.text).__name__}")
+    text = " ".join(row.text.split())
+    if not text:
+        return BadRow(where, "empty")
+    if CONTROL.search(text):  # a sign of a wrong encoding, or of a binary file
+        return BadRow(where, f"control characters in {text[:40]!r}")
+    return row if text == row.text else dataclasses.replace(row, text=text)

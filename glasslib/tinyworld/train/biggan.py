@@ -1,0 +1,284 @@
+"""Train the tiny BigGAN-deep, its class the shape: `python -m glasslib.tinyworld.train.biggan --out DIR`.
+
+The same pictures, loss and discriminator as StyleGAN2's recipe, whose reasons apply (relativistic pairing loss, lazy R1
+and R2, a head that learns to name what real pictures show, a second discriminator on frozen features), but everything
+knows the class: a false picture is made to the class of the real one that it is paired with, and both discriminators
+judge a picture as one of its class (projection, Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637).
+
+Spectral norm, orthogonal start, averaged weights and standing statistics are BigGAN's (Brock et al. 2019,
+https://arxiv.org/abs/1809.11096): batch norm keeps no statistics while training; at the end the averaged network runs
+in training mode at each of 51 truncations, and what its layers then see becomes that truncation's statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glasslib.generators.biggan import Z_BOUND, BigGANGenerator, save_network
+from glasslib.generators.biggan_layers import BatchNorm
+from glasslib.generators.biggan_networks import GeneratorNetwork, add_spectral_norm
+from glasslib.generators.stylegan2_networks import Discriminator
+from glasslib.tinyworld import oracle
+from glasslib.tinyworld.models import WEIGHTS
+from glasslib.tinyworld.scenes import SHAPES
+from glasslib.tinyworld.train import adversarial, checkpoints
+from glasslib.tinyworld.train.projected import ProjectedDiscriminator
+from glasslib.tinyworld.train.stylegan2 import HEADS, N_SCENES, SIZE, naming_loss, training_pictures
+
+N_CLASSES = len(SHAPES)
+Z_DIM = 32
+CONFIG = {
+    "output_dim": SIZE, "z_dim": Z_DIM, "class_embed_dim": 16, "channel_width": 16, "num_classes": N_CLASSES,
+    # Three doublings, 4 -> 32 pixels; attention at 16 pixels.
+    "layers": [[True, 16, 8], [False, 8, 8], [True, 8, 8], [False, 8, 4], [True, 4, 4], [False, 4, 1]],
+    "attention_layer_position": 4, "eps": 1e-4, "n_stats": 51,
+}  # fmt: skip
+WIDTHS = {"channel_base": 512, "channel_max": 64}
+DISCRIMINATOR = {
+    "c_dim": N_CLASSES, "img_resolution": SIZE, "img_channels": 3, **WIDTHS,
+    "mapping_kwargs": {"num_layers": 2}, "epilogue_kwargs": {"mbstd_num_channels": 0},
+}  # fmt: skip
+BATCH_SIZE = 32
+GENERATOR_RATE, DISCRIMINATOR_RATE, HEAD_RATE = 5e-4, 2e-3, 1e-3
+GAMMA, R_EVERY = 0.2, 16
+NAMING_WEIGHT = 0.2
+PROJECTED_WEIGHT = 0.5
+EMA_IMAGES, EMA_RAMPUP = 15_000, 0.05
+STANDING_PICTURES, STANDING_PASSES = 512, 4  # a pass, and passes a truncation
+CHECKPOINT_SECONDS = 90
+
+
+def draw_z(n: int, *, rng: torch.Generator) -> Tensor:
+    """(n, Z_DIM) standard normal numbers, redrawn outside the box that search stays in."""
+    return nn.init.trunc_normal_(torch.empty(n, Z_DIM), a=-Z_BOUND, b=Z_BOUND, generator=rng)
+
+
+def one_hot(classes: Tensor) -> Tensor:
+    """(n,) -> (n, N_CLASSES) class vectors."""
+    return F.one_hot(classes, N_CLASSES).float()
+
+
+def new_generator() -> GeneratorNetwork:
+    """A network with spectral norm and an orthogonal start, which draws on torch's global generator."""
+    network = GeneratorNetwork(**CONFIG)
+    for module in network.generator.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.orthogonal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(network.embeddings.weight)  # a class has as much to say as as many numbers of z
+    return add_spectral_norm(network)
+
+
+class Trainer:
+    """All players, their optimisers and the averaged generator."""
+
+    def __init__(self, *, seed: int, features: Path | None = None) -> None:
+        torch.manual_seed(seed)  # a process of its own: weights start from the global generator
+        self.rng = torch.Generator().manual_seed(seed)
+        self.generator = new_generator()
+        self.average = deepcopy(self.generator).requires_grad_(False)
+        self.discriminator = Discriminator(**DISCRIMINATOR).to(memory_format=torch.channels_last)
+        n_features = WIDTHS["channel_max"] * 16
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(n_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, sum(HEADS.values()))
+        )
+        judges = [{"params": self.discriminator.parameters()}, {"params": self.head.parameters(), "lr": HEAD_RATE}]
+        self.optimizers = [
+            torch.optim.Adam(self.generator.parameters(), lr=GENERATOR_RATE, betas=(0.0, 0.99), fused=True),
+            torch.optim.Adam(judges, lr=DISCRIMINATOR_RATE, betas=(0.0, 0.99), fused=True),
+        ]
+        self.rates = adversarial.Rates(self.optimizers)
+        self.projected = None if features is None else ProjectedDiscriminator(features, n_classes=N_CLASSES)
+        self.means = adversarial.Means()
+        self.step, self.seconds = 0, 0.0
+
+    def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor] | None = None) -> None:
+        """One update of all players.
+
+        Args:
+            real: (n, 3, h, w) pictures in [-1, 1].
+            labels: (n, 5) in the order of HEADS; the first is the class.
+            real_features: of `real`, as the second discriminator prepared them; None without one.
+        """
+        n, classes = len(real), labels[:, 0]
+        fake = self.generator(draw_z(n, rng=self.rng), one_hot(classes))
+        seen = fake.detach().requires_grad_(True)
+        features = self.discriminator.features(torch.cat([real, seen]))
+        logits = self._logits(features, classes.repeat(2))
+        naming = naming_loss(self.head(features[:n]), labels)
+        margin = logits[:n] - logits[n:]  # each real picture must look more real than one false one of its class
+        loss = F.softplus(-margin).mean() + NAMING_WEIGHT * naming
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        # The players' losses are softplus(-m) and softplus(m) of the same margin m. Their slopes differ by the factor
+        # -exp(m), so picture by picture the generator's gradient is the discriminator's times that number.
+        slope = seen.grad * -torch.exp(margin.detach().clamp(max=12))[:, None, None, None]
+        if self.projected is not None:
+            pull, logged = self.projected.step(real_features, seen, classes)
+            slope += PROJECTED_WEIGHT * pull
+            self.means.add(**logged)
+        fake.backward(slope)
+        if self.step % R_EVERY == 0:
+            self._penalise(torch.cat([real, seen]), classes.repeat(2))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._average(n)
+        self.step += 1
+        self.means.add(loss=loss, naming=naming, real=logits[:n].mean(), fake=logits[n:].mean())
+        self.means.add(generator=F.softplus(margin).mean())
+
+    def _logits(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Features of n pictures and their classes (n,) -> (n,), as `Discriminator.forward` does."""
+        code = self.discriminator.mapping(None, one_hot(classes))
+        return (self.discriminator.b4(features) * code).sum(dim=1) / code.shape[1] ** 0.5
+
+    def _penalise(self, images: Tensor, classes: Tensor) -> None:
+        """Add the gradient of R1 + R2, GAMMA / 2 * |grad D|^2, for R_EVERY steps."""
+        r1, r2 = adversarial.slope_penalty(lambda x: self.discriminator(x, one_hot(classes)), images)
+        ((r1 + r2) * (GAMMA / 2 * R_EVERY)).backward()
+        self.means.add(r1=r1, r2=r2)
+
+    @torch.no_grad()
+    def _average(self, n: int) -> None:
+        half_life = min(EMA_IMAGES, EMA_RAMPUP * (self.step + 1) * n)
+        ours, theirs = list(self.average.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - 0.5 ** (n / half_life))
+        torch._foreach_copy_(list(self.average.buffers()), list(self.generator.buffers()))  # spectral norms' vectors
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        parts = {"generator": self.generator, "discriminator": self.discriminator, "head": self.head}
+        parts |= {"average": self.average, "adam0": self.optimizers[0], "adam1": self.optimizers[1]}
+        if self.projected is not None:
+            parts |= {"projected": self.projected.heads, "adam2": self.projected.optimizer}
+        return parts
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint, and a grid of samples with a row for each class."""
+        values = {"rng": self.rng.get_state(), "step": self.step, "seconds": self.seconds}
+        adversarial.save_checkpoint(folder / "checkpoint.pt", self._parts(), **values)
+        adversarial.write_grid(samples(self.average), folder / "samples.png", columns=16)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from the folder's checkpoint, if there is one."""
+        if state := adversarial.load_checkpoint(folder / "checkpoint.pt", self._parts()):
+            self.rng.set_state(state["rng"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+
+@torch.no_grad()
+def samples(network: GeneratorNetwork, *, per_class: int = 16) -> Tensor:
+    """(N_CLASSES * per_class, 3, 32, 32) in [0, 1], class after class, always of the same z, by their statistics."""
+    classes = torch.arange(N_CLASSES).repeat_interleave(per_class)
+    z = draw_z(len(classes), rng=torch.Generator().manual_seed(0))
+    return deepcopy(network).train()(z, one_hot(classes)).add(1).div(2)  # a copy: training mode moves weight_u
+
+
+@torch.no_grad()
+def standing_statistics(network: GeneratorNetwork, *, rng: torch.Generator) -> None:
+    """Fill the batch norms' statistics of every truncation, in place, and leave the network in evaluation mode.
+
+    Layers see what a large batch of all classes gives at that truncation, normalised by its own statistics.
+    """
+    network.train()
+    found: dict[BatchNorm, list[tuple[Tensor, Tensor]]] = {}
+
+    def look(norm: BatchNorm, inputs: tuple) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        found.setdefault(norm, []).append((mean, variance))
+
+    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, BatchNorm)]
+    class_vectors = one_hot(torch.arange(STANDING_PICTURES) % N_CLASSES)
+    for row in range(CONFIG["n_stats"]):
+        truncation = row / (CONFIG["n_stats"] - 1)
+        found.clear()
+        for _ in range(STANDING_PASSES):
+            network(draw_z(STANDING_PICTURES, rng=rng) * truncation, class_vectors)
+        for norm, passes in found.items():
+            means, variances = (torch.stack(values) for values in zip(*passes, strict=True))
+            norm.running_means[row] = means.mean(dim=0)
+            norm.running_vars[row] = variances.mean(dim=0) + means.var(dim=0, correction=0)
+    for hook in hooks:
+        hook.remove()
+    network.eval()
+
+
+def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0) -> Trainer:
+    """Train until `minutes` of training, all sittings together, are over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, labels = training_pictures(seed, N_SCENES)
+    trainer = Trainer(seed=seed, features=features)
+    kept = trainer.projected.prepare(pictures) if trainer.projected else []
+    trainer.resume(folder)
+    since, before, saved = time.monotonic(), trainer.seconds, trainer.seconds
+    while trainer.seconds < 60 * minutes:
+        trainer.rates.set(trainer.seconds / (60 * minutes))
+        rows = torch.randint(len(pictures), (BATCH_SIZE,), generator=trainer.rng)
+        real = pictures[rows].float().div(127.5).sub(1)
+        trainer.adversarial_step(real, labels[rows], [each[rows] for each in kept])
+        trainer.seconds = before + time.monotonic() - since
+        if trainer.seconds - saved >= CHECKPOINT_SECONDS or trainer.seconds >= 60 * minutes:
+            saved = trainer.seconds
+            means = trainer.means.read()
+            trainer.save(folder)
+            images, seconds = trainer.step * BATCH_SIZE, round(trainer.seconds, 1)
+            adversarial.append_line(folder / "log.jsonl", images=images, seconds=seconds, **means)
+    return trainer
+
+
+def recognisable(generator: BigGANGenerator, *, n: int = 1000, seed: int) -> float:
+    """Share of n pictures of single classes in which the oracle is at least .9 sure of the class's shape."""
+    classes = np.arange(n) % N_CLASSES
+    z = generator.latent_space.parts[0].sample(n, rng=np.random.default_rng(seed))
+    reading = oracle.load(WEIGHTS / "oracle")(generator(np.concatenate([z, np.eye(N_CLASSES)[classes]], axis=1)))
+    return float(((reading.values["shape"] == classes) & (reading.confidence["shape"] >= 0.9)).mean())
+
+
+@torch.inference_mode()
+def export(trainer: Trainer, folder: Path, *, recipe: str, seed: int) -> None:
+    """Write the averaged generator with its standing statistics, and its card, into `folder`."""
+    standing_statistics(trainer.average, rng=torch.Generator().manual_seed(seed + 1))
+    save_network(folder, trainer.average.state_dict(), config=CONFIG)
+    measured = {
+        f"recognisable_truncation_{truncation:g}": recognisable(
+            BigGANGenerator.load(folder, truncation=truncation), seed=seed + 1
+        )
+        for truncation in (1.0, 0.5)
+    }
+    steps, data = trainer.step, f"{N_SCENES} one-object renders of 32 pixels, {trainer.step * BATCH_SIZE} draws"
+    checkpoints.write_card(
+        folder, recipe=recipe, seed=seed, steps=steps, data=data, wall_time_s=trainer.seconds, held_out=measured
+    )
+
+
+def main() -> None:
+    """Read the command line, train, and export."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and samples")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time, all sittings together")
+    parser.add_argument(
+        "--features", type=Path, help="weights of a trained OracleNetwork, for the second discriminator"
+    )
+    parser.add_argument("--to", type=Path, default=WEIGHTS / "biggan", help="folder that the weights go to")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    trainer = train(arguments.out, minutes=arguments.minutes, features=arguments.features, seed=arguments.seed)
+    features = "" if arguments.features is None else " --features runs/features/model.safetensors"
+    recipe = f"python -m glasslib.tinyworld.train.biggan --out runs/biggan --minutes {arguments.minutes:g}{features}"
+    export(trainer, arguments.to, recipe=recipe, seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

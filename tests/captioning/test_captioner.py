@@ -1,0 +1,74 @@
+"""A captioner gives texts, keeps its folder, and streams."""
+
+import functools
+import json
+
+import pytest
+import torch
+
+from glasslib.captioning import captioner as captioners
+from glasslib.captioning import decoding, gap
+from glasslib.captioning.captioner import Captioner
+
+
+def test_captions_are_texts_up_to_the_stop_token(decoder, tokenizer, embeddings):
+    words = Captioner(decoder, tokenizer)(embeddings, max_tokens=10)
+    assert all("<|endoftext|>" not in text for text in words)  # end-of-text is no word of a caption
+    sentences = Captioner(decoder, tokenizer, stop_token=".")(embeddings, max_tokens=10)
+    ids = decoding.greedy(decoder, embeddings, stop_id=13, max_tokens=10)
+    assert sentences == [tokenizer.decode(one) for [one] in ids]
+    assert any(text.endswith(" .") for text in sentences)  # the full stop is
+    with pytest.raises(ValueError, match="must be one token of the tokenizer, got 'a star', which is 2"):
+        Captioner(decoder, tokenizer, stop_token="a star")
+
+
+def test_batches_streams_and_several(decoder, tokenizer, embeddings):
+    captioner = Captioner(decoder, tokenizer, stop_token=".", batch_size=5)
+    whole = captioner(embeddings, max_tokens=8)
+    assert whole == Captioner(decoder, tokenizer, stop_token=".")(embeddings, max_tokens=8)
+    drawn = []
+    batches = (drawn.append(i) or embeddings[i : i + 4] for i in range(0, 12, 4))
+    stream = captioner.stream(batches, max_tokens=8)
+    assert [next(stream) for _ in range(4)] == whole[:4] and drawn == [0]  # no further than asked
+    assert list(stream) == whole[4:]
+    beams = functools.partial(decoding.beam, beam_size=3, n_captions=3)
+    several = Captioner(decoder, tokenizer, decode=beams).several(embeddings, max_tokens=8)
+    assert [len(texts) for texts in several] == [3] * 12
+    assert captioner(embeddings[:0]) == []
+    with pytest.raises(ValueError, match=r"must have shape \(n, 8\)"):
+        captioner(embeddings[:, :3])
+
+
+def test_the_gap_is_crossed_before_decoding(decoder, tokenizer, embeddings):
+    offset = torch.linspace(-1, 1, 8)
+    crossed = Captioner(decoder, tokenizer, cross=functools.partial(gap.mean_offset, offset=offset))
+    plain = Captioner(decoder, tokenizer)
+    moved = gap.mean_offset(embeddings, offset=offset)
+    assert crossed(embeddings, max_tokens=8) == plain(moved, max_tokens=8) != plain(embeddings, max_tokens=8)
+
+
+def test_a_folder_gives_the_same_captioner(decoder, tokenizer, embeddings, tmp_path):
+    captioner = Captioner(decoder, tokenizer, stop_token=".")
+    captioners.save(tmp_path / "tiny", captioner, card={"recipe": "none"})
+    state = torch.get_rng_state()
+    again = captioners.load(tmp_path / "tiny", batch_size=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again(embeddings, max_tokens=10) == captioner(embeddings, max_tokens=10)
+    assert again.stop_token == "."
+    card = json.loads((tmp_path / "tiny" / "card.json").read_text())
+    assert card["recipe"] == "none" and len(card["sha256"]["model.safetensors"]) == 64
+    assert not list((tmp_path / "tiny").glob("*.bin")) and not list((tmp_path / "tiny").glob("*.pt"))
+
+
+def test_folders_that_hold_something_else(decoder, tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no captioner at"):
+        captioners.load(tmp_path)
+    captioners.save(tmp_path, Captioner(decoder, tokenizer), card={})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["mapper"]["n_layers"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="do not fit its config.json"):
+        captioners.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="do not fit its config.json"):
+        captioners.load(tmp_path)
