@@ -50,7 +50,7 @@ N_SIGNS = 16  # numbers of z of which the mapping lets little but the sign throu
 STEEPNESS, STEEP_BY = (0.5, 200.0), 0.5  # from the start of the run to this share of it
 BATCH_SIZE = 16
 GENERATOR_RATE, MAPPING_RATE, DISCRIMINATOR_RATE, HEAD_RATE = 1e-2, 4e-2, 2e-3, 1e-3
-TRUNCATED = 0.7  # half of the pictures are truncated by a psi between this and 1, so that truncated ones are pictures
+TRUNCATED = 0.7  # psi of half of the pictures: truncated ones are to be pictures too
 GAMMA, R_EVERY = 0.2, 16
 NAMING_WEIGHT = 0.2
 PROJECTED_WEIGHT = 1.5
@@ -132,7 +132,7 @@ class Trainer:
         z = torch.randn(n, Z_DIM, generator=self.rng)
         w = self.generator.mapping(z)
         self.generator.mapping.w_avg.lerp_(w.detach().mean(dim=0), 1 - W_AVG_BETA)
-        psi = 1 - (1 - TRUNCATED) * F.relu(2 * torch.rand(n, 1, generator=self.rng) - 1)
+        psi = torch.where(torch.rand(n, 1, generator=self.rng) < 0.5, 1.0, TRUNCATED)
         w = self.generator.mapping.w_avg.lerp(w, psi)
         ws = w[:, None].expand(-1, self.generator.num_ws, -1)
         return self.generator.synthesis(ws, noise_mode="random", rng=self.rng)
