@@ -180,7 +180,12 @@ def samples(network: GeneratorNetwork, *, per_class: int = 16) -> Tensor:
     """(N_CLASSES * per_class, 3, 32, 32) in [0, 1], class after class, always of the same z, by their statistics."""
     classes = torch.arange(N_CLASSES).repeat_interleave(per_class)
     z = draw_z(len(classes), rng=torch.Generator().manual_seed(0))
-    return deepcopy(network).train()(z, one_hot(classes)).add(1).div(2)  # a copy: training mode moves weight_u
+    network.eval()  # or the spectral norms would move
+    for norm in (module for module in network.modules() if isinstance(module, BatchNorm)):
+        norm.train()
+    pictures = network(z, one_hot(classes)).add(1).div(2)
+    network.train()
+    return pictures
 
 
 @torch.no_grad()
