@@ -21,6 +21,7 @@ from glasslib.tinyworld.wording import (
     GROUND,
     OPENERS,
     PLACE_PHRASES,
+    READ,
     REGISTERS,
     RELATION_PHRASES,
     SHAPE_WORDS,
@@ -168,20 +169,6 @@ def _noun_phrase(obj: ObjectFacts, facts: Facts, dice: _Dice) -> str:
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
-def _lookup(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    return {word: name for name, words in table.items() for word in words}
-
-
-_READ = {
-    "size": _lookup(SIZE_WORDS),
-    "colour": {name: name for name in COLOURS},
-    "shape": _lookup(SHAPE_WORDS) | {"shape": None},
-    "place": _lookup(PLACE_PHRASES),
-    "background": _lookup(BACKGROUND_WORDS),
-    "texture": {word: name for name, word in TEXTURE_WORDS.items()},
-}
-
-
 def _any(words) -> str:
     return "(?:" + "|".join(sorted(words, key=len, reverse=True)) + ")"
 
@@ -192,12 +179,12 @@ def _sentence_patterns(domain: str, register: str) -> list[re.Pattern]:
     glow, sign = ("glowing ", " sign") if domain == "neon" else ("", "")
 
     def noun(i: int) -> str:
-        slots = "".join(f"(?:(?P<{key}{i}>{_any(_READ[key])}) )?" for key in ("size", "colour"))
-        return f"an? {adjective}{glow}{slots}(?P<shape{i}>{_any(_READ['shape'])}){sign}"
+        slots = "".join(f"(?:(?P<{key}{i}>{_any(READ[key])}) )?" for key in ("size", "colour"))
+        return f"an? {adjective}{glow}{slots}(?P<shape{i}>{_any(READ['shape'])}){sign}"
 
     prepositions, ground_noun = GROUND[domain]
-    ground = f"a (?:(?P<texture>{_any(_READ['texture'])}) )?(?P<background>{_any(_READ['background'])}) {ground_noun}"
-    place, on_ground = f"(?P<place0>{_any(_READ['place'])})", f"(?: {_any(prepositions)} {ground})?"
+    ground = f"a (?:(?P<texture>{_any(READ['texture'])}) )?(?P<background>{_any(READ['background'])}) {ground_noun}"
+    place, on_ground = f"(?P<place0>{_any(READ['place'])})", f"(?: {_any(prepositions)} {ground})?"
     opener = f"(?:{'|'.join(filter(None, OPENERS[domain]))})?"
     relation = f"(?P<relation>{_any(RELATION_PHRASES)})"
     tail = f" {_any(TAILS[register])}" if register != "neutral" else ""
@@ -246,9 +233,9 @@ def _facts(found: dict[str, str], domain: str, register: str) -> Facts:
     for i in range(world.MAX_OBJECTS):
         if f"shape{i}" in found:
             keys = [f.name for f in fields(ObjectFacts) if f"{f.name}{i}" in found]
-            objects.append(ObjectFacts(**{key: _READ[key][found[f"{key}{i}"]] for key in keys}))
+            objects.append(ObjectFacts(**{key: READ[key][found[f"{key}{i}"]] for key in keys}))
     count = {text: n for n, text in COUNTS.items()}.get(found.get("count"))
-    ground = {key: _READ[key][found[key]] for key in ("background", "texture") if key in found}
+    ground = {key: READ[key][found[key]] for key in ("background", "texture") if key in found}
     return Facts(tuple(objects), found.get("relation"), count, **ground, register=register, domain=domain)
 
 

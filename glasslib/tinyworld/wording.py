@@ -52,6 +52,21 @@ TAILS = {
 COUNTS = {2: "two shapes", 3: "three shapes"}
 
 
+def _lookup(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    return {word: name for name, words in table.items() for word in words}
+
+
+# What each word or phrase stands for, by attribute.
+READ = {
+    "size": _lookup(SIZE_WORDS),
+    "colour": {name: name for name in COLOURS},
+    "shape": _lookup(SHAPE_WORDS) | {"shape": None},
+    "place": _lookup(PLACE_PHRASES),
+    "background": _lookup(BACKGROUND_WORDS),
+    "texture": {word: name for name, word in TEXTURE_WORDS.items()},
+}
+
+
 @dataclass(frozen=True)
 class ObjectFacts:
     """What a caption says of one object; None where it is silent."""
