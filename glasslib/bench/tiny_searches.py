@@ -172,9 +172,8 @@ def run_jobs(work: Callable[..., list[dict]], jobs: Sequence[dict], *, name: str
             done = tqdm(as_completed(waiting), initial=len(jobs) - len(open_jobs), total=len(jobs), desc=name)
             for job in done:
                 runs.write_json_atomic(waiting[job], job.result())
-        except BaseException:
+        finally:  # a stop waits for no job that has not begun
             pool.shutdown(cancel_futures=True, wait=False)
-            raise
     return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
