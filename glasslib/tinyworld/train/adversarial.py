@@ -1,17 +1,29 @@
-"""What training two players against each other needs whatever the networks: rates, averages, penalties, checkpoints."""
+"""Training two players against each other, whatever the generator: judges, rates, penalties, checkpoints, the loop."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from glasslib.generators.stylegan2_networks import Discriminator
+from glasslib.tinyworld.train.projected import ProjectedDiscriminator
+
+HEADS = {"shape": 8, "colour": 8, "place": 5, "size": 3, "background": 5}  # what the naming head names
+DISCRIMINATOR_RATE, HEAD_RATE = 2e-3, 1e-3
+GAMMA, R_EVERY = 0.2, 16
+NAMING_WEIGHT = 0.2
 DECAY_FROM, DECAY_TO = 0.6, 0.1  # of the run; of the learning rate
+CHECKPOINT_SECONDS = 90
 
 
 class Means:
@@ -37,14 +49,15 @@ class Rates:
     """Learning rates of several optimisers: constant, then a cosine down to a tenth."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self._groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+        self._rates = [(optimizer, [group["lr"] for group in optimizer.param_groups]) for optimizer in optimizers]
 
     def set(self, done: float) -> None:
         """Set them for a share `done` of the run."""
         progress = min(1.0, max(0.0, (done - DECAY_FROM) / (1 - DECAY_FROM)))
         factor = DECAY_TO + (1 - DECAY_TO) * (1 + math.cos(math.pi * progress)) / 2
-        for group, rate in self._groups:
-            group["lr"] = rate * factor
+        for optimizer, rates in self._rates:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):  # loading a state makes new groups
+                group["lr"] = rate * factor
 
 
 def slope_penalty(judge: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +71,97 @@ def slope_penalty(judge: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Te
     (slope,) = torch.autograd.grad(judge(images).sum(), images, create_graph=True)
     r1, r2 = (half.square().sum(dim=(1, 2, 3)).mean() for half in slope.chunk(2))
     return r1, r2
+
+
+class Judges:
+    """The discriminator, its naming head, and where there are features a second discriminator that looks through them.
+
+    With labels of a class the discriminators judge a picture as one of its class.
+
+    Args:
+        discriminator: without a minibatch statistic, so that every logit is one picture's own.
+        n_features: numbers in what its trunk gives for a picture.
+        features: weights of a trained OracleNetwork; None: no second discriminator.
+        projected_weight: of the second discriminator's pull.
+    """
+
+    def __init__(
+        self, discriminator: Discriminator, *, n_features: int, features: Path | None, projected_weight: float
+    ) -> None:
+        self.discriminator = discriminator.to(memory_format=torch.channels_last)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(n_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, sum(HEADS.values()))
+        )
+        players = [{"params": self.discriminator.parameters()}, {"params": self.head.parameters(), "lr": HEAD_RATE}]
+        self.optimizer = torch.optim.Adam(players, lr=DISCRIMINATOR_RATE, betas=(0.0, 0.99), fused=True)
+        n_classes = max(1, discriminator.c_dim)
+        self.projected = None if features is None else ProjectedDiscriminator(features, n_classes=n_classes)
+        self._projected_weight = projected_weight
+
+    def judge(
+        self, real: Tensor, seen: Tensor, labels: Tensor, real_features: list[Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the judges' gradients, train the second discriminator, and say where the false pictures should go.
+
+        Args:
+            real: (n, 3, h, w) pictures in [-1, 1].
+            seen: as many false ones, a leaf that wants a gradient.
+            labels: (n, 5) of the real ones, in the order of HEADS; where there are classes the first is the class.
+            real_features: of `real`, as the second discriminator prepared them; None without one.
+
+        Returns:
+            The gradient of the generator's loss with respect to `seen`, and means worth logging.
+        """
+        n, classes = len(real), labels[:, 0]
+        features = self.discriminator.features(torch.cat([real, seen]))
+        logits = self._logits(features, classes.repeat(2))
+        naming = naming_loss(self.head(features[:n]), labels)
+        margin = logits[:n] - logits[n:]  # each real picture must look more real than one false one
+        loss = F.softplus(-margin).mean() + NAMING_WEIGHT * naming
+        loss.backward()
+        # The players' losses are softplus(-m) and softplus(m) of the same margin m. Their slopes differ by the factor
+        # -exp(m), so picture by picture the generator's gradient is the discriminator's times that number.
+        slope = seen.grad * -torch.exp(margin.detach().clamp(max=12))[:, None, None, None]
+        logged = {"loss": loss, "naming": naming, "real": logits[:n].mean(), "fake": logits[n:].mean()}
+        logged["generator"] = F.softplus(margin).mean()
+        if self.projected is not None:
+            one_class = None if self.discriminator.c_dim == 0 else classes
+            pull, more = self.projected.step(real_features, seen, one_class)
+            slope += self._projected_weight * pull
+            logged |= more
+        return slope, logged
+
+    def penalise(self, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """Add the gradient of R1 + R2, GAMMA / 2 * |grad D|^2 at real and at false pictures, for R_EVERY steps."""
+        label = self._label(classes)
+        r1, r2 = slope_penalty(lambda x: self.discriminator(x, label), images)
+        ((r1 + r2) * (GAMMA / 2 * R_EVERY)).backward()
+        return {"r1": r1, "r2": r2}
+
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What a checkpoint holds of them."""
+        parts = {"discriminator": self.discriminator, "head": self.head, "adam1": self.optimizer}
+        if self.projected is not None:
+            parts |= {"projected": self.projected.heads, "adam2": self.projected.optimizer}
+        return parts
+
+    def _label(self, classes: Tensor) -> Tensor | None:
+        n_classes = self.discriminator.c_dim
+        return F.one_hot(classes, n_classes).float() if n_classes else None
+
+    def _logits(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Features of n pictures and their classes (n,) -> (n,), as `Discriminator.forward` does."""
+        logits = self.discriminator.b4(features)
+        if self.discriminator.c_dim == 0:
+            return logits[:, 0]
+        code = self.discriminator.mapping(None, self._label(classes))
+        return (logits * code).sum(dim=1) / code.shape[1] ** 0.5
+
+
+def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over HEADS of the cross-entropy of (n, 29) logits against (n, 5) labels."""
+    pieces = logits.split(list(HEADS.values()), dim=1)
+    return sum(F.cross_entropy(piece, labels[:, i]) for i, piece in enumerate(pieces))
 
 
 def save_checkpoint(path: Path, parts: Mapping[str, nn.Module | torch.optim.Optimizer], **values) -> None:
@@ -76,6 +180,50 @@ def load_checkpoint(path: Path, parts: Mapping[str, nn.Module | torch.optim.Opti
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state
+
+
+class Trainer(Protocol):
+    """What `run` drives: a generator with its judges. `step` counts updates, `seconds` their time."""
+
+    rng: torch.Generator
+    judges: Judges
+    means: Means
+    step: int
+    seconds: float
+
+    def set_progress(self, done: float) -> None: ...  # what follows a schedule, for a share `done` of the run
+    def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor]) -> None: ...
+    def save(self, folder: Path) -> None: ...
+    def resume(self, folder: Path) -> None: ...
+
+
+def run(trainer: Trainer, folder: Path, *, pictures: Tensor, labels: Tensor, batch_size: int, n_images: int) -> None:
+    """Train until `n_images` real pictures have been shown, going on with what lies in `folder`.
+
+    Args:
+        pictures: (n, 3, h, w) uint8, drawn with replacement.
+        labels: (n, 5) in the order of HEADS.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    projected = trainer.judges.projected
+    kept = projected.prepare(pictures) if projected else []
+    trainer.resume(folder)
+    since, before, saved = time.monotonic(), trainer.seconds, trainer.seconds
+    n_steps = n_images // batch_size
+    bar = tqdm(total=n_steps, initial=min(trainer.step, n_steps), desc=folder.name, mininterval=10)
+    with bar:
+        while trainer.step < n_steps:
+            trainer.set_progress(trainer.step / n_steps)
+            rows = torch.randint(len(pictures), (batch_size,), generator=trainer.rng)
+            real = pictures[rows].float().div(127.5).sub(1)
+            trainer.adversarial_step(real, labels[rows], [each[rows] for each in kept])
+            trainer.seconds = before + time.monotonic() - since
+            if trainer.seconds - saved >= CHECKPOINT_SECONDS or trainer.step == n_steps:
+                saved = trainer.seconds
+                trainer.save(folder)
+                images, seconds = trainer.step * batch_size, round(trainer.seconds, 1)
+                append_line(folder / "log.jsonl", images=images, seconds=seconds, **trainer.means.read())
+            bar.update()
 
 
 def append_line(path: Path, **values: float) -> None:

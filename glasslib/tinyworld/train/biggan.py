@@ -13,7 +13,6 @@ in training mode at each of 51 truncations, and what its layers then see becomes
 from __future__ import annotations
 
 import argparse
-import time
 from copy import deepcopy
 from pathlib import Path
 
@@ -30,8 +29,7 @@ from glasslib.tinyworld import oracle
 from glasslib.tinyworld.models import WEIGHTS
 from glasslib.tinyworld.scenes import SHAPES
 from glasslib.tinyworld.train import adversarial, checkpoints
-from glasslib.tinyworld.train.projected import ProjectedDiscriminator
-from glasslib.tinyworld.train.stylegan2 import HEADS, N_SCENES, SIZE, naming_loss, training_pictures
+from glasslib.tinyworld.train.stylegan2 import N_SCENES, SIZE, training_pictures
 
 N_CLASSES = len(SHAPES)
 Z_DIM = 32
@@ -47,13 +45,11 @@ DISCRIMINATOR = {
     "mapping_kwargs": {"num_layers": 2}, "epilogue_kwargs": {"mbstd_num_channels": 0},
 }  # fmt: skip
 BATCH_SIZE = 32
-GENERATOR_RATE, DISCRIMINATOR_RATE, HEAD_RATE = 5e-4, 2e-3, 1e-3
-GAMMA, R_EVERY = 0.2, 16
-NAMING_WEIGHT = 0.2
+N_IMAGES = 300_000
+GENERATOR_RATE = 5e-4
 PROJECTED_WEIGHT = 0.5
 EMA_IMAGES, EMA_RAMPUP = 15_000, 0.05
 STANDING_PICTURES, STANDING_PASSES = 512, 4  # a pass, and passes a truncation
-CHECKPOINT_SECONDS = 90
 
 
 def draw_z(n: int, *, rng: torch.Generator) -> Tensor:
@@ -79,74 +75,51 @@ def new_generator() -> GeneratorNetwork:
 
 
 class Trainer:
-    """All players, their optimisers and the averaged generator."""
+    """The generator, its average, and the judges, with their optimisers."""
 
     def __init__(self, *, seed: int, features: Path | None = None) -> None:
         torch.manual_seed(seed)  # a process of its own: weights start from the global generator
         self.rng = torch.Generator().manual_seed(seed)
         self.generator = new_generator()
         self.average = deepcopy(self.generator).requires_grad_(False)
-        self.discriminator = Discriminator(**DISCRIMINATOR).to(memory_format=torch.channels_last)
-        n_features = WIDTHS["channel_max"] * 16
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(n_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, sum(HEADS.values()))
+        self.judges = adversarial.Judges(
+            Discriminator(**DISCRIMINATOR),
+            n_features=WIDTHS["channel_max"] * 16,
+            features=features,
+            projected_weight=PROJECTED_WEIGHT,
         )
-        judges = [{"params": self.discriminator.parameters()}, {"params": self.head.parameters(), "lr": HEAD_RATE}]
-        self.optimizers = [
-            torch.optim.Adam(self.generator.parameters(), lr=GENERATOR_RATE, betas=(0.0, 0.99), fused=True),
-            torch.optim.Adam(judges, lr=DISCRIMINATOR_RATE, betas=(0.0, 0.99), fused=True),
-        ]
-        self.rates = adversarial.Rates(self.optimizers)
-        self.projected = None if features is None else ProjectedDiscriminator(features, n_classes=N_CLASSES)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=GENERATOR_RATE, betas=(0.0, 0.99), fused=True)
+        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer])
         self.means = adversarial.Means()
         self.step, self.seconds = 0, 0.0
 
     def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor] | None = None) -> None:
-        """One update of all players.
+        """One update of all players; false pictures are made to the classes of the real ones.
 
         Args:
             real: (n, 3, h, w) pictures in [-1, 1].
-            labels: (n, 5) in the order of HEADS; the first is the class.
+            labels: (n, 5) in the order of adversarial.HEADS; the first is the class.
             real_features: of `real`, as the second discriminator prepared them; None without one.
         """
         n, classes = len(real), labels[:, 0]
         fake = self.generator(draw_z(n, rng=self.rng), one_hot(classes))
         seen = fake.detach().requires_grad_(True)
-        features = self.discriminator.features(torch.cat([real, seen]))
-        logits = self._logits(features, classes.repeat(2))
-        naming = naming_loss(self.head(features[:n]), labels)
-        margin = logits[:n] - logits[n:]  # each real picture must look more real than one false one of its class
-        loss = F.softplus(-margin).mean() + NAMING_WEIGHT * naming
-        for optimizer in self.optimizers:
+        optimizers = (self.optimizer, self.judges.optimizer)
+        for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()
-        # The players' losses are softplus(-m) and softplus(m) of the same margin m. Their slopes differ by the factor
-        # -exp(m), so picture by picture the generator's gradient is the discriminator's times that number.
-        slope = seen.grad * -torch.exp(margin.detach().clamp(max=12))[:, None, None, None]
-        if self.projected is not None:
-            pull, logged = self.projected.step(real_features, seen, classes)
-            slope += PROJECTED_WEIGHT * pull
-            self.means.add(**logged)
+        slope, logged = self.judges.judge(real, seen, labels, real_features)
         fake.backward(slope)
-        if self.step % R_EVERY == 0:
-            self._penalise(torch.cat([real, seen]), classes.repeat(2))
-        for optimizer in self.optimizers:
+        if self.step % adversarial.R_EVERY == 0:
+            logged |= self.judges.penalise(torch.cat([real, seen]), classes.repeat(2))
+        for optimizer in optimizers:
             optimizer.step()
         self._average(n)
         self.step += 1
-        self.means.add(loss=loss, naming=naming, real=logits[:n].mean(), fake=logits[n:].mean())
-        self.means.add(generator=F.softplus(margin).mean())
+        self.means.add(**logged)
 
-    def _logits(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Features of n pictures and their classes (n,) -> (n,), as `Discriminator.forward` does."""
-        code = self.discriminator.mapping(None, one_hot(classes))
-        return (self.discriminator.b4(features) * code).sum(dim=1) / code.shape[1] ** 0.5
-
-    def _penalise(self, images: Tensor, classes: Tensor) -> None:
-        """Add the gradient of R1 + R2, GAMMA / 2 * |grad D|^2, for R_EVERY steps."""
-        r1, r2 = adversarial.slope_penalty(lambda x: self.discriminator(x, one_hot(classes)), images)
-        ((r1 + r2) * (GAMMA / 2 * R_EVERY)).backward()
-        self.means.add(r1=r1, r2=r2)
+    def set_progress(self, done: float) -> None:
+        """Set the learning rates for a share `done` of the run."""
+        self.rates.set(done)
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
@@ -156,11 +129,8 @@ class Trainer:
         torch._foreach_copy_(list(self.average.buffers()), list(self.generator.buffers()))  # spectral norms' vectors
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        parts = {"generator": self.generator, "discriminator": self.discriminator, "head": self.head}
-        parts |= {"average": self.average, "adam0": self.optimizers[0], "adam1": self.optimizers[1]}
-        if self.projected is not None:
-            parts |= {"projected": self.projected.heads, "adam2": self.projected.optimizer}
-        return parts
+        own = {"generator": self.generator, "average": self.average, "adam0": self.optimizer}
+        return own | self.judges.parts()
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint, and a grid of samples with a row for each class."""
@@ -217,26 +187,11 @@ def standing_statistics(network: GeneratorNetwork, *, rng: torch.Generator) -> N
     network.eval()
 
 
-def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0) -> Trainer:
-    """Train until `minutes` of training, all sittings together, are over."""
-    folder.mkdir(parents=True, exist_ok=True)
+def train(folder: Path, *, n_images: int, features: Path | None, seed: int = 0) -> Trainer:
+    """Train on `n_images` draws, going on with what lies in `folder`."""
     pictures, labels = training_pictures(seed, N_SCENES)
     trainer = Trainer(seed=seed, features=features)
-    kept = trainer.projected.prepare(pictures) if trainer.projected else []
-    trainer.resume(folder)
-    since, before, saved = time.monotonic(), trainer.seconds, trainer.seconds
-    while trainer.seconds < 60 * minutes:
-        trainer.rates.set(trainer.seconds / (60 * minutes))
-        rows = torch.randint(len(pictures), (BATCH_SIZE,), generator=trainer.rng)
-        real = pictures[rows].float().div(127.5).sub(1)
-        trainer.adversarial_step(real, labels[rows], [each[rows] for each in kept])
-        trainer.seconds = before + time.monotonic() - since
-        if trainer.seconds - saved >= CHECKPOINT_SECONDS or trainer.seconds >= 60 * minutes:
-            saved = trainer.seconds
-            means = trainer.means.read()
-            trainer.save(folder)
-            images, seconds = trainer.step * BATCH_SIZE, round(trainer.seconds, 1)
-            adversarial.append_line(folder / "log.jsonl", images=images, seconds=seconds, **means)
+    adversarial.run(trainer, folder, pictures=pictures, labels=labels, batch_size=BATCH_SIZE, n_images=n_images)
     return trainer
 
 
@@ -269,7 +224,7 @@ def main() -> None:
     """Read the command line, train, and export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and samples")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time, all sittings together")
+    parser.add_argument("--images", type=int, default=N_IMAGES, help="draws of training pictures")
     parser.add_argument(
         "--features", type=Path, help="weights of a trained OracleNetwork, for the second discriminator"
     )
@@ -279,9 +234,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    trainer = train(arguments.out, minutes=arguments.minutes, features=arguments.features, seed=arguments.seed)
+    trainer = train(arguments.out, n_images=arguments.images, features=arguments.features, seed=arguments.seed)
     features = "" if arguments.features is None else " --features runs/features/model.safetensors"
-    recipe = f"python -m glasslib.tinyworld.train.biggan --out runs/biggan --minutes {arguments.minutes:g}{features}"
+    recipe = f"python -m glasslib.tinyworld.train.biggan --out runs/biggan --images {arguments.images}{features}"
     export(trainer, arguments.to, recipe=recipe, seed=arguments.seed)
 
 

@@ -3,8 +3,8 @@
 Adversarial training with the plain generator and discriminator, averaged weights, and the relativistic pairing loss
 with lazy R1 and R2 (Huang et al. 2024, https://arxiv.org/abs/2501.05441): the plain logistic loss with R1 alone lost
 most backgrounds within 45,000 pictures. What makes it fit two CPU cores: one backward pass through the discriminator
-serves both players (`adversarial_step`); the generator learns five times faster than its equalised layers are used to,
-for at StyleGAN2's 0.002 it is short of steps even when it is told pixel by pixel what to draw; and, while training
+serves both players (`adversarial.Judges`); the generator learns five times faster than its equalised layers are used
+to, for at StyleGAN2's 0.002 it is short of steps even when it is told pixel by pixel what to draw; and, while training
 only, a small head on the discriminator's trunk learns to name what real pictures show (Salimans et al. 2016,
 https://arxiv.org/abs/1606.03498): features that know a star from a heart make a discriminator that asks for them. The
 generator never sees a label.
@@ -13,13 +13,11 @@ generator never sees a label.
 from __future__ import annotations
 
 import argparse
-import time
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.generators.stylegan2 import StyleGAN2Generator, save_networks
@@ -28,9 +26,8 @@ from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwo
 from glasslib.tinyworld import scenes
 from glasslib.tinyworld.models import WEIGHTS
 from glasslib.tinyworld.train import adversarial, checkpoints
-from glasslib.tinyworld.train.projected import ProjectedDiscriminator
 
-N_SCENES = 60_000
+N_SCENES, N_IMAGES = 60_000, 1_000_000
 DOMAIN = {"textures": ("plain",), "sizes": ("medium", "large"), "tilt": 0.0}  # all the generator ever sees
 SIZE = 32
 Z_DIM, W_DIM = 64, 128
@@ -45,22 +42,18 @@ CONFIG = {
         "c_dim": 0, "img_resolution": SIZE, "img_channels": 3, **WIDTHS, "epilogue_kwargs": {"mbstd_num_channels": 0},
     },
 }  # fmt: skip
-HEADS = {"shape": 8, "colour": 8, "place": 5, "size": 3, "background": 5}
 N_SIGNS = 16  # numbers of z of which the mapping lets little but the sign through
 STEEPNESS, STEEP_BY = (0.5, 200.0), 0.5  # from the start of the run to this share of it
 BATCH_SIZE = 16
-GENERATOR_RATE, MAPPING_RATE, DISCRIMINATOR_RATE, HEAD_RATE = 1e-2, 4e-2, 2e-3, 1e-3
+GENERATOR_RATE, MAPPING_RATE = 1e-2, 4e-2
 TRUNCATED = 0.7  # psi of half of the pictures: truncated ones are to be pictures too
-GAMMA, R_EVERY = 0.2, 16
-NAMING_WEIGHT = 0.2
 PROJECTED_WEIGHT = 1.5
 EMA_IMAGES, EMA_RAMPUP, EMA_EVERY = 15_000, 0.05, 4
 W_AVG_BETA = 0.998
-CHECKPOINT_SECONDS = 90
 
 
 def training_pictures(seed: int, n: int) -> tuple[Tensor, Tensor]:
-    """n one-object scenes: pictures (n, 3, 32, 32) uint8 and labels (n, 5) in the order of HEADS."""
+    """n one-object scenes: pictures (n, 3, 32, 32) uint8 and labels (n, 5) in the order of adversarial.HEADS."""
     world = scenes.sample(n, rng=np.random.default_rng(seed), n_objects=(1, 1), **DOMAIN)
     noise = torch.Generator().manual_seed(seed)
     pictures = [scenes.render(world[i : i + 1000], rng=noise, size=SIZE) for i in range(0, n, 1000)]
@@ -72,61 +65,44 @@ def training_pictures(seed: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 class Trainer:
-    """Both players, the naming head, their optimisers and the averaged generator."""
+    """The generator, its average, and the judges, with their optimisers."""
 
     def __init__(self, *, seed: int, features: Path | None = None) -> None:
         torch.manual_seed(seed)  # a process of its own: weights start from the global generator
         self.rng = torch.Generator().manual_seed(seed)
         self.generator = GeneratorNetwork(**CONFIG["generator"]).to(memory_format=torch.channels_last)
-        self.discriminator = Discriminator(**CONFIG["discriminator"]).to(memory_format=torch.channels_last)
-        n_features = WIDTHS["channel_max"] * 16
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(n_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, sum(HEADS.values()))
+        self.judges = adversarial.Judges(
+            Discriminator(**CONFIG["discriminator"]),
+            n_features=WIDTHS["channel_max"] * 16,
+            features=features,
+            projected_weight=PROJECTED_WEIGHT,
         )
         set_steepness(self.generator.mapping, STEEPNESS[0])
         self.average = deepcopy(self.generator).requires_grad_(False)
         mapping = [parameter for parameter in self.generator.mapping.parameters() if parameter.requires_grad]
         makers = [{"params": self.generator.synthesis.parameters()}, {"params": mapping, "lr": MAPPING_RATE}]
-        judges = [{"params": self.discriminator.parameters()}, {"params": self.head.parameters(), "lr": HEAD_RATE}]
-        self.optimizers = [
-            torch.optim.Adam(makers, lr=GENERATOR_RATE, betas=(0.5, 0.99), fused=True),
-            torch.optim.Adam(judges, lr=DISCRIMINATOR_RATE, betas=(0.0, 0.99), fused=True),
-        ]
-        self.rates = adversarial.Rates(self.optimizers)
-        self.projected = None if features is None else ProjectedDiscriminator(features)
+        self.optimizer = torch.optim.Adam(makers, lr=GENERATOR_RATE, betas=(0.5, 0.99), fused=True)
+        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer])
         self.means = adversarial.Means()
         self.step, self.seconds = 0, 0.0
 
     def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor] | None = None) -> None:
-        """One update of all players on `real` (n, 3, h, w) in [-1, 1], whose frozen features may come along."""
-        n = len(real)
-        fake = self._sample(n)
+        """One update of all players on `real` (n, 3, h, w) in [-1, 1]; for the rest see `Judges.judge`."""
+        fake = self._sample(len(real))
         seen = fake.detach().requires_grad_(True)
-        features = self.discriminator.features(torch.cat([real, seen]))
-        logits = self.discriminator.b4(features)[:, 0]
-        naming = naming_loss(self.head(features[:n]), labels)
-        margin = logits[:n] - logits[n:]  # each real picture must look more real than one false one
-        loss = F.softplus(-margin).mean() + NAMING_WEIGHT * naming
-        for optimizer in self.optimizers:
+        optimizers = (self.optimizer, self.judges.optimizer)
+        for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()
-        # The players' losses are softplus(-m) and softplus(m) of the same margin m. Their slopes differ by the factor
-        # -exp(m), so picture by picture the generator's gradient is the discriminator's times that number.
-        slope = seen.grad * -torch.exp(margin.detach().clamp(max=12))[:, None, None, None]
-        if self.projected is not None:
-            pull, logged = self.projected.step(real_features, seen)
-            slope += PROJECTED_WEIGHT * pull
-            self.means.add(**logged)
+        slope, logged = self.judges.judge(real, seen, labels, real_features)
         fake.backward(slope)
-        if self.step % R_EVERY == 0:
-            self._penalise(torch.cat([real, seen]))
-        for optimizer in self.optimizers:
+        if self.step % adversarial.R_EVERY == 0:
+            logged |= self.judges.penalise(torch.cat([real, seen]), labels[:, 0].repeat(2))
+        for optimizer in optimizers:
             optimizer.step()
         if self.step % EMA_EVERY == 0:
-            self._average(n)
+            self._average(len(real))
         self.step += 1
-        self.means.add(loss=loss, naming=naming, real=logits[:n].mean(), fake=logits[n:].mean())
-        self.means.add(generator=F.softplus(margin).mean())
+        self.means.add(**logged)
 
     def _sample(self, n: int) -> Tensor:
         z = torch.randn(n, Z_DIM, generator=self.rng)
@@ -136,12 +112,6 @@ class Trainer:
         w = self.generator.mapping.w_avg.lerp(w, psi)
         ws = w[:, None].expand(-1, self.generator.num_ws, -1)
         return self.generator.synthesis(ws, noise_mode="random", rng=self.rng)
-
-    def _penalise(self, images: Tensor) -> None:
-        """Add the gradient of R1 + R2, GAMMA / 2 * |grad D|^2 at real and at false pictures, for R_EVERY steps."""
-        r1, r2 = adversarial.slope_penalty(self.discriminator, images)
-        ((r1 + r2) * (GAMMA / 2 * R_EVERY)).backward()
-        self.means.add(r1=r1, r2=r2)
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
@@ -158,16 +128,14 @@ class Trainer:
             set_steepness(network.mapping, steepness(done))
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        modules = {"generator": self.generator, "discriminator": self.discriminator, "head": self.head}
-        if self.projected is not None:
-            modules |= {"projected": self.projected.heads, "adam2": self.projected.optimizer}
-        return modules | {"average": self.average, "adam0": self.optimizers[0], "adam1": self.optimizers[1]}
+        own = {"generator": self.generator, "average": self.average, "adam0": self.optimizer}
+        return own | self.judges.parts()
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint, the networks and a grid of samples, each atomically."""
         values = {"rng": self.rng.get_state(), "step": self.step, "seconds": self.seconds}
         adversarial.save_checkpoint(folder / "checkpoint.pt", self._parts(), **values)
-        save_networks(folder, self.average, self.discriminator, config=CONFIG)
+        save_networks(folder, self.average, self.judges.discriminator, config=CONFIG)
         adversarial.write_grid(samples(self.average), folder / "samples.png", columns=16)
 
     def resume(self, folder: Path) -> None:
@@ -212,12 +180,6 @@ def steepness(done: float) -> float:
     return first * (last / first) ** min(1.0, done / STEEP_BY)
 
 
-def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over HEADS of the cross-entropy of (n, 29) logits against (n, 5) labels."""
-    pieces = logits.split(list(HEADS.values()), dim=1)
-    return sum(F.cross_entropy(piece, labels[:, i]) for i, piece in enumerate(pieces))
-
-
 @torch.no_grad()
 def samples(network: nn.Module, *, n: int = 128) -> Tensor:
     """(n, 3, 32, 32) in [0, 1], the first half with psi 1, the other with psi 0.7; always of the same z."""
@@ -226,26 +188,11 @@ def samples(network: nn.Module, *, n: int = 128) -> Tensor:
     return torch.cat(halves).add(1).div(2).clamp(0, 1)
 
 
-def train(folder: Path, *, minutes: float, features: Path | None, seed: int = 0) -> Trainer:
-    """Train until `minutes` of training, all sittings together, are over."""
-    folder.mkdir(parents=True, exist_ok=True)
+def train(folder: Path, *, n_images: int, features: Path | None, seed: int = 0) -> Trainer:
+    """Train on `n_images` draws, going on with what lies in `folder`."""
     pictures, labels = training_pictures(seed, N_SCENES)
     trainer = Trainer(seed=seed, features=features)
-    kept = trainer.projected.prepare(pictures) if trainer.projected else []
-    trainer.resume(folder)
-    since, before, saved = time.monotonic(), trainer.seconds, trainer.seconds
-    while trainer.seconds < 60 * minutes:
-        trainer.set_progress(trainer.seconds / (60 * minutes))
-        rows = torch.randint(len(pictures), (BATCH_SIZE,), generator=trainer.rng)
-        real = pictures[rows].float().div(127.5).sub(1)
-        trainer.adversarial_step(real, labels[rows], [each[rows] for each in kept])
-        trainer.seconds = before + time.monotonic() - since
-        if trainer.seconds - saved >= CHECKPOINT_SECONDS or trainer.seconds >= 60 * minutes:
-            saved = trainer.seconds
-            means = trainer.means.read()
-            trainer.save(folder)
-            images, seconds = trainer.step * BATCH_SIZE, round(trainer.seconds, 1)
-            adversarial.append_line(folder / "log.jsonl", images=images, seconds=seconds, **means)
+    adversarial.run(trainer, folder, pictures=pictures, labels=labels, batch_size=BATCH_SIZE, n_images=n_images)
     return trainer
 
 
@@ -256,14 +203,13 @@ def export(trainer: Trainer, folder: Path, *, recipe: str, seed: int) -> None:
     The pairing loss leaves the logits' origin open, so it is put midway between held-out renders and samples; then a
     logit of 0 says "as likely made as rendered", and CLIP-GLaSS's hinge, relu(1 - logit), has its usual meaning.
     """
-    n = 2000
+    n, discriminator = 2000, trainer.judges.discriminator
     held_out, _ = training_pictures(seed + 1, n)
     z = torch.randn(n, Z_DIM, generator=torch.Generator().manual_seed(seed + 1))
-    made = StyleGAN2Generator(trainer.average, trainer.discriminator, config=CONFIG)(z)
-    real = trainer.discriminator(held_out.float().div(127.5).sub(1))
-    fake = trainer.discriminator(made * 2 - 1)
-    trainer.discriminator.b4.out.bias -= (real.mean() + fake.mean()) / 2
-    save_networks(folder, trainer.average, trainer.discriminator, config=CONFIG)
+    made = StyleGAN2Generator(trainer.average, discriminator, config=CONFIG)(z)
+    real, fake = discriminator(held_out.float().div(127.5).sub(1)), discriminator(made * 2 - 1)
+    discriminator.b4.out.bias -= (real.mean() + fake.mean()) / 2
+    save_networks(folder, trainer.average, discriminator, config=CONFIG)
     steps, data = trainer.step, f"{N_SCENES} one-object renders of 32 pixels, {trainer.step * BATCH_SIZE} draws"
     measured = {"logit_gap": float(real.mean() - fake.mean()), "d_auc": float((real > fake.T).float().mean())}
     checkpoints.write_card(
@@ -275,18 +221,20 @@ def main() -> None:
     """Read the command line, train, and export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, weights and samples")
-    parser.add_argument("--minutes", type=float, default=110.0, help="training time, all sittings together")
+    parser.add_argument("--images", type=int, default=N_IMAGES, help="draws of training pictures")
     parser.add_argument(
         "--features", type=Path, help="weights of a trained OracleNetwork, for the second discriminator"
     )
+    parser.add_argument("--to", type=Path, default=WEIGHTS / "stylegan2", help="folder that the weights go to")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    trainer = train(arguments.out, minutes=arguments.minutes, features=arguments.features, seed=arguments.seed)
-    recipe = f"python -m glasslib.tinyworld.train.stylegan2 --out runs/stylegan2 --minutes {arguments.minutes:g}"
-    export(trainer, WEIGHTS / "stylegan2", recipe=recipe, seed=arguments.seed)
+    trainer = train(arguments.out, n_images=arguments.images, features=arguments.features, seed=arguments.seed)
+    features = "" if arguments.features is None else " --features runs/features/model.safetensors"
+    recipe = f"python -m glasslib.tinyworld.train.stylegan2 --out runs/stylegan2 --images {arguments.images}{features}"
+    export(trainer, arguments.to, recipe=recipe, seed=arguments.seed)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import json
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from glasslib.generators.stylegan2 import StyleGAN2Generator
-from glasslib.tinyworld.train import stylegan2
+from glasslib.tinyworld.train import adversarial, stylegan2
 
 
 def batch(n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,7 +19,7 @@ def test_training_pictures_hold_one_named_object():
     pictures, labels = stylegan2.training_pictures(3, 50)
     assert pictures.shape == (50, 3, 32, 32) and pictures.dtype == torch.uint8
     assert labels.shape == (50, 5)
-    assert (labels >= 0).all() and (labels < torch.tensor(list(stylegan2.HEADS.values()))).all()
+    assert (labels >= 0).all() and (labels < torch.tensor(list(adversarial.HEADS.values()))).all()
 
 
 def test_one_backward_pass_gives_the_generator_its_own_gradient(monkeypatch):
@@ -26,7 +27,7 @@ def test_one_backward_pass_gives_the_generator_its_own_gradient(monkeypatch):
     trainer = stylegan2.Trainer(seed=1)
     trainer.step = 1  # no penalty on this step, which would only touch the discriminator
     state, mean_w = trainer.rng.get_state(), trainer.generator.mapping.w_avg.clone()
-    for optimizer in trainer.optimizers:
+    for optimizer in (trainer.optimizer, trainer.judges.optimizer):
         monkeypatch.setattr(optimizer, "step", lambda: None)
     trainer.adversarial_step(real, labels)
     ours = {name: p.grad.clone() for name, p in trainer.generator.named_parameters() if p.requires_grad}
@@ -34,7 +35,7 @@ def test_one_backward_pass_gives_the_generator_its_own_gradient(monkeypatch):
     trainer.rng.set_state(state)
     trainer.generator.mapping.w_avg.copy_(mean_w)
     trainer.generator.zero_grad()
-    margin = trainer.discriminator(real) - trainer.discriminator(trainer._sample(len(real)))
+    margin = trainer.judges.discriminator(real) - trainer.judges.discriminator(trainer._sample(len(real)))
     F.softplus(margin).mean().backward()
     theirs = dict(trainer.generator.named_parameters())
     assert len(ours) == len(theirs) - 4  # the two layers that are not trained
@@ -61,13 +62,25 @@ def test_the_mapping_lets_z_through_and_little_but_the_sign_of_its_first_numbers
     assert [round(stylegan2.steepness(done), 3) for done in (0, 0.25, 0.5, 1)] == [0.5, 10, 200, 200]
 
 
-def test_a_stopped_run_goes_on_and_its_weights_load(tmp_path, monkeypatch):
+def test_a_stopped_run_ends_as_one_that_never_stopped_and_its_weights_load(tmp_path, monkeypatch):
     monkeypatch.setattr(stylegan2, "N_SCENES", 64)
-    stylegan2.train(tmp_path, minutes=0.001, features=None)
-    first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    stylegan2.train(tmp_path, minutes=first["seconds"] / 60 + 0.01, features=None)
-    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    assert last["images"] > first["images"] > 0 and last["seconds"] > first["seconds"] + 0.5
-    images = StyleGAN2Generator.load(tmp_path)(torch.zeros(2, 64))
+    monkeypatch.setattr(adversarial, "CHECKPOINT_SECONDS", 0)
+    whole = stylegan2.train(tmp_path / "whole", n_images=64, features=None)
+    step = stylegan2.Trainer.adversarial_step
+
+    def stop_at_two(self, *arguments):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stylegan2.Trainer, "adversarial_step", stop_at_two)
+        stylegan2.train(tmp_path / "stopped", n_images=64, features=None)
+    stopped = stylegan2.train(tmp_path / "stopped", n_images=64, features=None)
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, stopped.average.state_dict()[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [16, 32, 48, 64]
+    images = StyleGAN2Generator.load(tmp_path / "stopped")(torch.zeros(2, 64))
     assert images.shape == (2, 3, 32, 32)
-    assert (tmp_path / "samples.png").stat().st_size > 1000
+    assert (tmp_path / "stopped" / "samples.png").stat().st_size > 1000
