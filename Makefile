@@ -43,7 +43,7 @@ scoreboard: $(READY) ## assemble results/scoreboard.json and fill the README's n
 	@$(PY) -m glasslib.scoreboard
 
 test: $(READY) ## run the tests (ARGS="-k genetic" for some)
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(READY) ## check style and format, notebooks included
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
