@@ -2,6 +2,8 @@
 
 It never sees a picture: captions are embedded by the tiny CLIP, moved by noise, and decoded again by a mapper and a
 copy of the tiny GPT-2. Captions end with end-of-text, since people of the tiny world write no full stop.
+
+`fit` serves other captioners too: it trains on any pairs, from the tiny GPT-2 or from a captioner that exists.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import argparse
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from glasslib import runs
+from glasslib import metrics, runs
 from glasslib.captioning import captioner as captioners
 from glasslib.captioning import noise, training
 from glasslib.captioning.captioner import Captioner
@@ -23,37 +27,41 @@ from glasslib.captioning.decoder import CaptionDecoder
 from glasslib.captioning.mapper import TransformerMapper
 from glasslib.captioning.targets import Targets
 from glasslib.generators import gpt2
-from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld import captions, faithfulness, scenes
 from glasslib.tinyworld.models import WEIGHTS, load_clip
+from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, Said, said
 
-CLIP_FILE, GPT2_FILE = (WEIGHTS / name / "model.safetensors" for name in ("clip", "gpt2"))
+GPT2_FILE = WEIGHTS / "gpt2" / "model.safetensors"
 N_SCENES = 20_000  # five captions each
 N_HELD_OUT = 500
 N_ESTIMATE = 200  # scenes whose captions say how much noise
 HELD_OUT_SEED = 10_000
-PREFIX_LENGTH = CLIP_LENGTH = 8
-LAYERS, HEADS, MLP_RATIO = 3, 4, 2.0
+PREFIX_LENGTH = CLIP_LENGTH = 4
+LAYERS, HEADS, MLP_RATIO = 2, 4, 2.0
 MAX_TOKENS = 40
 SETTINGS = training.Settings(
     n_epochs=2,
     batch_size=64,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     warmup_steps=100,
     weight_decay=0.01,
     clip_norm=1.0,
     checkpoint_every=200,
-    validate_every=1000,
+    validate_every=400,
 )
 
 
-def corpus(n_scenes: int, *, rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """What five people say of each of `n_scenes` scenes, and which scene each caption describes."""
-    described = captions.describe_by_all(scenes.sample(n_scenes, rng=rng), rng=rng)
-    return [text for row in described for text in row], [i for i, row in enumerate(described) for _ in row]
+def new_decoder(*, embedding_dim: int, start: Path | None = None) -> tuple[CaptionDecoder, object]:
+    """A decoder to train, and its tokenizer.
 
-
-def new_decoder(*, embedding_dim: int) -> tuple[CaptionDecoder, object]:
-    """The tiny GPT-2 behind a mapper of random weights, drawn from torch's global state; and its tokenizer."""
+    Args:
+        embedding_dim: of what it will read.
+        start: folder of a captioner to go on from; None: the tiny GPT-2 behind a mapper of random weights, drawn
+            from torch's global state.
+    """
+    if start is not None:
+        found = captioners.load(start)
+        return found.decoder, found.tokenizer
     language_model, tokenizer = gpt2.load(WEIGHTS / "gpt2")
     mapper = TransformerMapper(
         embedding_dim=embedding_dim,
@@ -67,6 +75,62 @@ def new_decoder(*, embedding_dim: int) -> tuple[CaptionDecoder, object]:
     return CaptionDecoder(language_model, mapper), tokenizer
 
 
+def fit(
+    data: training.Pairs,
+    *,
+    folder: Path,
+    seed: int,
+    noise: Callable[..., Tensor] | None = None,
+    settings: training.Settings = SETTINGS,
+    start: Path | None = None,
+    validation: training.Pairs | None = None,
+    progress: bool = True,
+) -> tuple[Captioner, list[dict]]:
+    """Train a captioner, going on from `folder` if something lies there.
+
+    Args:
+        data: embeddings and texts: `Said.pairs()`, or others.
+        folder: for checkpoints and the log.
+        seed: of weights, order and noise; torch's global state is left as it was.
+        noise: as for `training.train`, with `noise_std(x)` for the Gaussian kind.
+        settings: of the training.
+        start: folder of a captioner to go on from; None: the tiny GPT-2 and a new mapper.
+        validation: its loss is logged, and captions of its first five rows with it.
+        progress: show a progress bar.
+
+    Returns:
+        The captioner, and the log of `training.train`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder, tokenizer = new_decoder(embedding_dim=data.embeddings.shape[1], start=start)
+    begun_from = GPT2_FILE if start is None else start / "model.safetensors"
+    log = training.train(
+        decoder,
+        dataclasses.replace(data, key=f"{data.key} {runs.sha256_file(begun_from)}"),
+        targets=Targets(tokenizer, max_tokens=MAX_TOKENS),
+        folder=folder,
+        rng=torch.Generator().manual_seed(seed),
+        settings=settings,
+        noise=noise,
+        validation=validation,
+        look_at=None if validation is None else validation.embeddings[:5],
+        progress=progress,
+    )
+    return Captioner(decoder, tokenizer), log
+
+
+def gaussian(noise_std: float) -> Callable[..., Tensor] | None:
+    """CapDec's noise as `fit` takes it; None for 0."""
+    return functools.partial(noise.add_gaussian_noise, noise_std=noise_std) if noise_std else None
+
+
+def estimated_noise_std(spoken: Said) -> float:
+    """CapDec's estimate of the noise, from the captions of the first scenes alone."""
+    rows = [row for row, scene in enumerate(spoken.scene_of) if scene < N_ESTIMATE]
+    return noise.linf_noise_std(spoken.embeddings[rows], image_ids=[spoken.scene_of[row] for row in rows])
+
+
 @torch.inference_mode()
 def evaluate(captioner: Captioner, clip, *, n: int) -> dict[str, float]:
     """Measure captions of held-out pictures, and of their captions' own embeddings.
@@ -74,25 +138,25 @@ def evaluate(captioner: Captioner, clip, *, n: int) -> dict[str, float]:
     Args:
         captioner: reads the tiny CLIP's embeddings.
         clip: that CLIP.
-        n: scenes.
+        n: scenes, at least two.
 
     Returns:
-        For pictures (`image_`) and for one caption of each scene (`text_`): the share of captions that parse, the
-        share of the attributes they name that are true of the scene (precision), and how many they name on average.
+        For pictures (`image_`) and for one caption of each scene (`text_`): CIDEr against what five people say, the
+        share of captions that parse, of the attributes they name the share that is true of the scene (precision), and
+        of what can be said of the scene the share that they name and that is true (recall).
     """
     rng = np.random.default_rng(HELD_OUT_SEED)
     world = scenes.sample(n, rng=rng)
     pictures = scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT_SEED))
-    sources = {"image": clip.embed_images(pictures), "text": clip.embed_texts(captions.describe(world, rng=rng))}
+    references = captions.describe_by_all(world, rng=rng)
+    sources = {"image": clip.embed_images(pictures), "text": clip.embed_texts([row[3] for row in references])}
     report = {}
     for name, embeddings in sources.items():
         texts = captioner(embeddings, max_tokens=MAX_TOKENS)
-        facts = {row: captions.parse(text) for row, text in enumerate(texts) if captions.parses(text)}
-        named = sum(fact.n_named for fact in facts.values())
-        held = sum(int(captions.count_true(fact, world[row : row + 1])[0]) for row, fact in facts.items())
-        report[f"{name}_parse"] = len(facts) / n
-        report[f"{name}_precision"] = held / max(1, named)
-        report[f"{name}_named"] = named / max(1, len(facts))
+        scored = metrics.evaluate(dict(enumerate(texts)), dict(enumerate(references)), java_runtime=None)
+        found = faithfulness.attribute_metrics(texts, world, references=references)
+        report[f"{name}_cider"] = scored.metrics["CIDEr"].value
+        report |= {f"{name}_{key}": found[key].value for key in ("parses", "precision", "recall")}
     return report
 
 
@@ -105,7 +169,7 @@ def train(
     settings: training.Settings = SETTINGS,
     progress: bool = True,
 ) -> tuple[Captioner, list[dict], float]:
-    """Train, resuming from `folder` if something lies there.
+    """Train on the tiny world's captions, resuming from `folder` if something lies there.
 
     Args:
         folder: for checkpoints and the log.
@@ -119,27 +183,20 @@ def train(
         The captioner, the log, and the noise used.
     """
     clip = load_clip()
-    texts, image_ids = corpus(n_scenes, rng=np.random.default_rng(seed))
-    held_out, _ = corpus(N_HELD_OUT // 5, rng=np.random.default_rng(HELD_OUT_SEED))
-    embeddings = clip.embed_texts(texts)
+    spoken = said(n_scenes, clip=clip, seed=seed, cache=CACHE)
+    held_out = said(N_HELD_OUT // 5, clip=clip, seed=HELD_OUT_SEED)
     if noise_std is None:
-        some = 5 * min(N_ESTIMATE, n_scenes)
-        noise_std = noise.linf_noise_std(embeddings[:some], image_ids=image_ids[:some])
-    torch.manual_seed(seed)  # weights are drawn from the global state; a recipe owns its process
-    decoder, tokenizer = new_decoder(embedding_dim=clip.dim)
-    log = training.train(
-        decoder,
-        training.Pairs(embeddings, texts, key=" ".join(map(runs.sha256_file, (CLIP_FILE, GPT2_FILE)))),
-        targets=Targets(tokenizer, max_tokens=MAX_TOKENS),
+        noise_std = estimated_noise_std(spoken)
+    captioner, log = fit(
+        spoken.pairs(),
         folder=folder,
-        rng=torch.Generator().manual_seed(seed),
+        seed=seed,
+        noise=gaussian(noise_std),
         settings=settings,
-        noise=functools.partial(noise.add_gaussian_noise, noise_std=noise_std),
-        validation=training.Pairs(clip.embed_texts(held_out), held_out),
-        look_at=clip.embed_texts(held_out[:5]),
+        validation=held_out.pairs(),
         progress=progress,
     )
-    return Captioner(decoder, tokenizer), log, noise_std
+    return captioner, log, noise_std
 
 
 def main() -> None:

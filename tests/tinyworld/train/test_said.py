@@ -1,0 +1,46 @@
+"""What people say of scenes, kept on disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from glasslib.tinyworld import captions
+from glasslib.tinyworld.models import load_clip
+from glasslib.tinyworld.train import said as module
+from glasslib.tinyworld.train.said import corpus, said
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip()
+
+
+def test_the_corpus_says_which_scene_a_caption_is_of():
+    texts, scene_of = corpus(7, rng=np.random.default_rng(0))
+    assert len(texts) == 35 and scene_of == [i for i in range(7) for _ in range(5)]
+    assert texts == corpus(7, rng=np.random.default_rng(0))[0]
+
+
+def test_registers_and_domains():
+    texts, _ = corpus(3, rng=np.random.default_rng(0), register="romantic", domain="neon")
+    assert {(captions.parse(text).register, captions.parse(text).domain) for text in texts} == {("romantic", "neon")}
+
+
+def test_what_is_kept_is_found_again_and_not_made_again(clip, tmp_path, monkeypatch):
+    first = said(6, clip=clip, seed=1, cache=tmp_path)
+    assert torch.equal(first.embeddings, clip.embed_texts(first.texts))
+    again = said(6, clip=None, seed=1, cache=tmp_path)
+    assert (again.texts, again.scene_of, again.key) == (first.texts, first.scene_of, first.key)
+    assert torch.equal(again.embeddings, first.embeddings)
+    other = said(6, clip=clip, seed=2, cache=tmp_path)
+    assert other.key != first.key and other.texts != first.texts
+    monkeypatch.setattr(module, "corpus", lambda n, *, rng, **options: (["a red star"] * n, list(range(n))))
+    assert said(6, clip=clip, seed=1, cache=tmp_path).texts == ["a red star"] * 6  # another grammar
+
+
+def test_pairs_with_pictures_repeat_a_scenes_embedding(clip):
+    spoken = said(2, clip=clip, seed=1)
+    pictures = torch.eye(2, clip.dim)
+    pairs = spoken.pairs_with(pictures, key="pictures")
+    assert torch.equal(pairs.embeddings, pictures[[0] * 5 + [1] * 5])
+    assert pairs.texts == spoken.texts and pairs.key != spoken.pairs().key
