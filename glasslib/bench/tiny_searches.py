@@ -151,13 +151,21 @@ def bench_i2t() -> None:
     write("bench_i2t", params, found, {"image_to_text": rows})
 
 
-def run_jobs(work: Callable[..., list[dict]], jobs: Sequence[dict], *, name: str, weights: Sequence[str]) -> list[dict]:
+def run_jobs(
+    work: Callable[..., list[dict]],
+    jobs: Sequence[dict],
+    *,
+    name: str,
+    weights: Sequence[str],
+    n_workers: int | None = None,
+) -> list[dict]:
     """The rows of all jobs, in their order, computed in parallel; what an earlier run finished is not done again.
 
     Args:
-        work: a function of this module.
+        work: a function of a module.
         jobs: its keyword arguments.
         weights: folders of tiny models that `work` reads. Results kept for other weights are not used.
+        n_workers: processes; None: as many as there are cores.
     """
     files = [path for each in weights for path in sorted((models.WEIGHTS / each).glob("*.safetensors"))]
     state = json.dumps([[runs.sha256_file(path) for path in files], runs.versions()], sort_keys=True)
@@ -165,7 +173,7 @@ def run_jobs(work: Callable[..., list[dict]], jobs: Sequence[dict], *, name: str
     paths = [folder / f"{'-'.join(str(value) for value in job.values())}.json" for job in jobs]
     open_jobs = [i for i, path in enumerate(paths) if not path.is_file()]
     spawn = multiprocessing.get_context("spawn")
-    n_workers = os.cpu_count() or 1
+    n_workers = n_workers or os.cpu_count() or 1
     with ProcessPoolExecutor(n_workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = {pool.submit(work, **jobs[i]): paths[i] for i in open_jobs}
         try:

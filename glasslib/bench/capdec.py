@@ -1,0 +1,121 @@
+"""What noise does for captioning from text alone, on the tiny world: CapDec's Figs. 3 and 4 and other arms.
+
+Three seeds at each amount of noise. The best amount and the best arm are chosen on held-out scenes of their own, and
+all numbers are of others. What is done is kept in runs/bench, so that a stop loses one training at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from glasslib import metrics, runs
+from glasslib.bench import capdec_jobs as work
+from glasslib.bench import capdec_scores as scoring
+from glasslib.bench.capdec_scores import Scores, System
+from glasslib.bench.tiny_searches import run_jobs, write
+
+SEEDS = (0, 1, 2)
+N_WORKERS = 1  # trainings at once
+WEIGHTS = ("clip", "gpt2")
+OTHER_ARMS = (("capdec", "offset"), ("capdec", "projection"), ("covariance", "image"))
+GALLERY = 8  # held-out scenes whose captions are kept at every amount of noise
+
+
+def levels(estimates: dict[str, float]) -> list[float]:
+    """Variances to train at: none, what captions suggest, ten times each, and less than the smaller."""
+    low, high = sorted(estimates.values())
+    return [0.0, *sorted(float(f"{v:.3g}") for v in {low / 10, low / 3, low, high, 10 * low, 10 * high})]
+
+
+def bench_capdec() -> None:
+    """Measure capdec.* and write results/bench_capdec/."""
+    estimates = work.estimates()
+    rows, best = sweep(levels(estimates))
+    given, rng = work.held_out(), np.random.default_rng(0)
+    systems = scoring.captions_of(rows)
+    options = {"world": given.world, "references": given.references}
+    select = scoring.score(systems, **options, first=0, last=work.N_SELECT)
+    test = scoring.score(systems, **options, first=work.N_SELECT, last=work.N_SELECT + work.N_TEST)
+    found = noise_numbers(test, best, estimates, rng=rng) | other_numbers(test, select, best, rng=rng)
+    tables = {"noise": scoring.table(test, rng=rng), "validation": [row for row in rows if row["source"] == "curve"]}
+    tables["captions"] = _kept(rows, {best, ("clipcap", 0.0, "image"), ("retrieval", 0.0, "image")})
+    tables["gallery"] = [
+        row for row in rows if row["source"] == "image" and row["seed"] == 0
+        and work.N_SELECT <= row["scene"] < work.N_SELECT + GALLERY
+    ]  # fmt: skip
+    params = {"seeds": SEEDS, "n_select": work.N_SELECT, "n_test": work.N_TEST, "estimates": estimates}
+    params |= {"best_variance": best[1], "n_training": 5 * (work.N_BASE + work.N_LEVEL)}
+    write("bench_capdec", params, found, tables)
+
+
+def sweep(variances: list[float]) -> tuple[list[dict], System]:
+    """Train everything, or find it trained; rows of `capdec_jobs`, and CapDec's best amount of noise."""
+
+    def jobs(arm: str, wanted: list[float]) -> list[dict[str, Any]]:
+        return [{"arm": arm, "variance": variance, "seed": seed} for seed in SEEDS for variance in wanted]
+
+    def run(function, wanted: list[dict]) -> list[dict]:
+        return run_jobs(function, wanted, name=f"capdec-{function.__name__}", weights=WEIGHTS, n_workers=N_WORKERS)
+
+    rows = run(work.base, [{"modality": name, "seed": seed} for name in ("text", "image") for seed in SEEDS])
+    rows += run(work.level, jobs("capdec", variances))
+    given, systems = work.held_out(), scoring.captions_of(rows)
+    images = {system: texts for system, texts in systems.items() if system[2] == "image"}
+    select = scoring.score(images, world=given.world, references=given.references, first=0, last=work.N_SELECT)
+    best = scoring.best(select, arm="capdec", source="image")
+    ten = float(f"{10 * best[1]:.3g}")
+    rows += run(work.level, jobs("capdec", [] if ten in variances else [ten]))
+    rows += run(work.level, jobs("covariance", [best[1]]) + jobs("clipcap", sorted({0.0, best[1], ten})))
+    return rows + work.retrieved(), best
+
+
+def noise_numbers(test: Scores, best: System, estimates: dict[str, float], *, rng: np.random.Generator) -> dict:
+    """What noise does: the rising and the falling arm, the estimates from captions, reconstruction, supervision."""
+    at = {
+        system[1]: scores["CIDEr"] for system, scores in test.items() if system[0] == "capdec" and system[2] == "image"
+    }
+    gain = metrics.ratio(at[best[1]], at[0.0], rng=rng)
+    found = {
+        "capdec.noise_gain": runs.metric(
+            gain["value"] - 1, n=gain["n"], unit="ratio - 1", ci=[end - 1 for end in gain["ci"]]
+        ),
+        "capdec.noise_fall": metrics.ratio(at[float(f"{10 * best[1]:.3g}")], at[best[1]], rng=rng),
+        "capdec.estimate": metrics.ratio(at[estimates["linf"]], at[best[1]], rng=rng),
+        "capdec.estimate_angle": metrics.ratio(at[estimates["angle"]], at[best[1]], rng=rng),
+        "capdec.reconstruction": scoring.slope(test, arm="capdec", source="text", rng=rng),
+        "capdec.clipcap_noise": scoring.slope(test, arm="clipcap", source="image", rng=rng),
+    }
+    return found
+
+
+def other_numbers(test: Scores, select: Scores, best: System, *, rng: np.random.Generator) -> dict:
+    """CapDec at its best noise beside the supervised captioner, retrieval, people, and other ways across the gap."""
+    mine, supervised = test[best], test["clipcap", 0.0, "image"]
+    arms = [scoring.best(select, arm=arm, source=source) for arm, source in OTHER_ARMS]
+    winner = max(arms, key=lambda system: scoring.cider(select, system))
+    found = {
+        "capdec.cider": metrics.corpus(mine["CIDEr"], rng=rng),
+        "capdec.clipcap_cider": metrics.corpus(supervised["CIDEr"], rng=rng),
+        "capdec.vs_clipcap": metrics.ratio(mine["CIDEr"], supervised["CIDEr"], rng=rng),
+        "capdec.vs_retrieval": metrics.difference(
+            mine["CIDEr"], test["retrieval", 0.0, "image"]["CIDEr"] * len(SEEDS), rng=rng
+        ),
+        "capdec.best_arm": metrics.ratio(test[winner]["CIDEr"], mine["CIDEr"], rng=rng),
+    }
+    for name in ("precision", "recall", "reference_recall"):
+        found[f"capdec.{name}"] = metrics.corpus(mine[name], rng=rng)
+    for system in arms:
+        name = system[2] if system[0] == "capdec" else system[0]
+        found[f"capdec.arm.{name}"] = metrics.ratio(test[system]["CIDEr"], mine["CIDEr"], rng=rng)
+    return found
+
+
+def _kept(rows: list[dict], systems: set[System]) -> list[dict]:
+    """The test captions of these systems."""
+    return [
+        row for row in rows
+        if row["source"] != "curve" and (row["arm"], row["variance"], row["source"]) in systems
+        and row["scene"] >= work.N_SELECT
+    ]  # fmt: skip

@@ -1,0 +1,208 @@
+"""One training of a tiny captioner a job, at one amount of noise and one seed, and its captions of held-out scenes.
+
+So that thirty trainings are a matter of an hour, each seed begins once without noise (`base`),
+on captions' embeddings for CapDec and on pictures' for ClipCap; every level of noise then goes on from there, all for
+equally many steps. Text and picture embeddings, and the bases, are kept in runs/ and found again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glasslib import runs
+from glasslib.captioning import captioner as captioners
+from glasslib.captioning import gap, noise, training
+from glasslib.tinyworld import captions, models, scenes
+from glasslib.tinyworld.train import captioner as recipe
+from glasslib.tinyworld.train.said import CACHE, Said, said
+
+SEED = 0  # of the training captions, the same for all; seeds of training differ
+N_BASE, N_LEVEL = 10_000, 6_000  # scenes behind a base, and behind what comes after it; five captions each
+HELD_OUT = 40_000  # the seed of scenes that no recipe draws
+N_SELECT, N_TEST = 200, 400  # held-out scenes to choose the best level and arm by, and to report on
+BASE = training.Settings(
+    n_epochs=1, batch_size=64, learning_rate=2e-3, warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
+    checkpoint_every=200, validate_every=200,
+)  # fmt: skip
+LEVEL = training.Settings(
+    n_epochs=1, batch_size=64, learning_rate=1e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
+    checkpoint_every=100, validate_every=80,
+)  # fmt: skip
+SOURCES = ("image", "text", "offset", "projection")  # what a captioner is given, and how it crossed the gap
+TEMPERATURE = 0.01  # of the projection, as DeCap's
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scenes that no training sees: n of them, five captions each, and embeddings (n, dim).
+
+    `texts` has one caption of each scene, the next person's each time.
+    """
+
+    world: scenes.Scenes
+    pictures: Tensor
+    references: list[list[str]]
+    images: Tensor
+    texts: Tensor
+
+
+@functools.cache
+def clip():
+    """The tiny CLIP, loaded once a process."""
+    return models.load_clip()
+
+
+@functools.cache
+def held_out(n: int = N_SELECT + N_TEST) -> HeldOut:
+    """The scenes that every captioner is measured on."""
+    rng = np.random.default_rng(HELD_OUT)
+    world = scenes.sample(n, rng=rng)
+    pictures = scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT))
+    references = captions.describe_by_all(world, rng=rng)
+    own = [row[i % len(row)] for i, row in enumerate(references)]
+    return HeldOut(world, pictures, references, clip().embed_images(pictures), clip().embed_texts(own))
+
+
+@functools.cache
+def spoken() -> Said:
+    """Captions of the training scenes: first those of the bases, then those of the levels."""
+    return said(N_BASE + N_LEVEL, clip=clip(), seed=SEED, cache=CACHE)
+
+
+@functools.cache
+def pictures() -> Tensor:
+    """(n_scenes, dim) embeddings of the training scenes' own pictures, made once and kept."""
+    from safetensors.torch import load_file, save
+
+    path = CACHE / f"{spoken().key[:16]}-pictures.safetensors"
+    if not path.is_file():
+        world = scenes.sample(N_BASE + N_LEVEL, rng=np.random.default_rng(SEED))
+        rng = torch.Generator().manual_seed(SEED)
+        parts = [clip().embed_images(scenes.render(world[i : i + 500], rng=rng)) for i in range(0, len(world), 500)]
+        runs.write_bytes_atomic(path, save({"pictures": torch.cat(parts)}))
+    return load_file(path)["pictures"]
+
+
+def folder() -> Path:
+    """Where trainings lie: a folder for these captions, weights and settings."""
+    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_BASE, N_LEVEL, BASE, LEVEL)), runs.versions()]
+    return runs.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
+
+
+def _pairs(modality: str, first: int, last: int) -> training.Pairs:
+    """Captions of the scenes first..last - 1 with the embeddings of themselves, or of the scenes' pictures."""
+    whole = spoken().pairs() if modality == "text" else spoken().pairs_with(pictures(), key="pictures")
+    rows = slice(5 * first, 5 * last)
+    return training.Pairs(whole.embeddings[rows], whole.texts[rows], key=f"{whole.key} {first} {last}")
+
+
+def base(modality: str, seed: int) -> list[dict]:
+    """Train the noise-free beginning that all levels of one seed share; rows of its log.
+
+    Args:
+        modality: "text" for CapDec, "image" for ClipCap.
+        seed: of weights and training.
+    """
+    where = folder() / f"base-{modality}-{seed}"
+    captioner, log = recipe.fit(
+        _pairs(modality, 0, N_BASE),
+        folder=where,
+        seed=seed,
+        settings=BASE,
+        validation=_validation(modality),
+        progress=False,
+    )
+    captioners.save(where / "captioner", captioner, card={})
+    return _curve(log, {"arm": f"base-{modality}", "variance": 0.0, "seed": seed})
+
+
+def level(arm: str, variance: float, seed: int) -> list[dict]:
+    """Train at one amount of noise, from the base of the same seed on, and caption the held-out scenes.
+
+    Args:
+        arm: "capdec" (Gaussian noise), "covariance" (as long, shaped like paraphrases), or "clipcap" (supervised:
+            Gaussian noise on pictures' embeddings).
+        variance: of the noise, per coordinate.
+        seed: as the base's.
+
+    Returns:
+        A row a scene and source with its caption, and a row each look at the validation data.
+    """
+    modality = "image" if arm == "clipcap" else "text"
+    captioner, log = recipe.fit(
+        _pairs(modality, N_BASE, N_BASE + N_LEVEL),
+        folder=folder() / f"{arm}-{variance:g}-{seed}",
+        seed=seed,
+        noise=_noise(arm, variance),
+        settings=LEVEL,
+        start=folder() / f"base-{modality}-{seed}" / "captioner",
+        validation=_validation(modality),
+        progress=False,
+    )
+    common = {"arm": arm, "variance": variance, "seed": seed}
+    rows = _curve(log, common)
+    for source in SOURCES[:1] if arm == "clipcap" else SOURCES:
+        texts = captioner(crossed(source), max_tokens=recipe.MAX_TOKENS)
+        rows += [{**common, "source": source, "scene": i, "caption": text} for i, text in enumerate(texts)]
+    return rows
+
+
+def _noise(arm: str, variance: float):
+    if arm == "covariance":
+        covariance = noise.paraphrase_covariance(spoken().embeddings, image_ids=spoken().scene_of)
+        factor = noise.covariance_factor(covariance, noise_std=variance**0.5)
+        return functools.partial(noise.add_covariance_noise, factor=factor)
+    return recipe.gaussian(variance**0.5)
+
+
+def crossed(source: str) -> Tensor:
+    """(n, dim) what a captioner is given of the held-out scenes: their pictures, moved or not, or a caption."""
+    given = held_out()
+    if source == "text":
+        return given.texts
+    if source == "offset":
+        return gap.mean_offset(given.images, offset=spoken().embeddings.mean(0) - pictures().mean(0))
+    if source == "projection":
+        return gap.TextMemory(spoken().embeddings).project(given.images, temperature=TEMPERATURE)
+    return given.images
+
+
+def retrieved() -> list[dict]:
+    """The training caption nearest to each held-out picture, CLIPRe's answer: a row a scene."""
+    rows, _ = gap.TextMemory(spoken().embeddings).nearest(held_out().images)
+    common = {"arm": "retrieval", "variance": 0.0, "seed": 0, "source": "image"}
+    return [{**common, "scene": i, "caption": spoken().texts[row]} for i, row in enumerate(rows[:, 0].tolist())]
+
+
+def estimates() -> dict[str, float]:
+    """How much noise captions alone suggest, as variances to three digits: CapDec's rule, and the matched angle's."""
+    embeddings, image_ids = spoken().embeddings[: 5 * N_LEVEL], spoken().scene_of[: 5 * N_LEVEL]
+    cosine = noise.paraphrase_cosine(embeddings, image_ids=image_ids)
+    found = {
+        "linf": noise.linf_noise_std(embeddings, image_ids=image_ids),
+        "angle": noise.noise_std_for_cosine(cosine, dim=embeddings.shape[1]),
+    }
+    return {name: float(f"{std**2:.3g}") for name, std in found.items()}
+
+
+def _validation(modality: str) -> training.Pairs:
+    """A tenth of the scenes for choosing, with all their captions."""
+    given = held_out()
+    texts = [text for row in given.references[: N_SELECT // 4] for text in row]
+    if modality == "text":
+        return training.Pairs(clip().embed_texts(texts), texts)
+    return training.Pairs(given.images[: N_SELECT // 4].repeat_interleave(5, dim=0), texts)
+
+
+def _curve(log: list[dict], common: dict) -> list[dict]:
+    keys = ("step", "train_loss", "validation_loss")
+    looks = [line for line in log if "validation_loss" in line]
+    return [{**common, "source": "curve"} | {key: line[key] for key in keys} for line in looks]
