@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
 # No EPS or PDF among them: Pillow would run Ghostscript on those.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 READABLE = f"a picture ({', '.join(FORMATS)})"
 MAX_PIXELS = 50_000_000
 METADATA_KEY = "glasslib"
@@ -59,6 +61,38 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     if n_frames > 1:
         warnings.warn(f"{path} holds {n_frames} frames; only the first is read", stacklevel=2)
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+
+
+def load_squares(folder: str | Path, *, size: int, n: int | None = None) -> Tensor:
+    """Read the pictures of a folder, in the order of their names, each cut to its middle square.
+
+    Args:
+        folder: only pictures are read; other files in it are passed over.
+        size: pixels a side that the squares are brought to.
+        n: read the first n; None: all.
+
+    Returns:
+        (n, 3, size, size) float32 RGB in [0, 1].
+
+    Raises:
+        FileNotFoundError: no such folder, or fewer than n pictures in it (than one, if n is None).
+        ValueError: a picture that cannot be read, as from `load_image`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}, expected one with pictures; make it and put them there")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if len(paths) < (n or 1):
+        raise FileNotFoundError(f"{folder} must hold at least {n or 1} pictures ({READABLE}), got {len(paths)}")
+    return torch.stack([_middle_square(load_image(path), size=size) for path in paths[:n]])
+
+
+def _middle_square(image: Tensor, *, size: int) -> Tensor:
+    height, width = image.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[None, :, top : top + side, left : left + side]
+    return F.interpolate(square, size=(size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def _check_file(path: Path) -> None:

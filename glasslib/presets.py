@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,11 @@ def _tiny_stylegan2() -> Preset:
         load_judge=models.load_judge,
         popsize=16,
         n_generations=100,
-        prompts=("a red star on the left", "a large blue ring on a dark background", "a green heart at the top"),
+        prompts=(
+            "a large red star on a dark background",
+            "a large blue ring on a dark background",
+            "a green heart at the top",
+        ),
         weights=_tiny_weights("stylegan2", "clip", "judge"),
     )
 
@@ -157,6 +162,8 @@ def load(
     weights: str | Path | None = None,
     rng: torch.Generator | None = None,
     device: torch.device | str = "cpu",
+    popsize: int | None = None,
+    n_generations: int | None = None,
 ) -> Preset:
     """Load the models of a preset.
 
@@ -167,6 +174,8 @@ def load(
             size with random weights, which need no files and make noise.
         rng: on the CPU; for random weights, and for the fresh synthesis noise of StyleGAN2's faithful arm.
         device: where to put the real models.
+        popsize: candidates a generation; None: the preset's own.
+        n_generations: the search's budget; None: the preset's own.
 
     Raises:
         ValueError: no preset of that name, the message lists those there are; or files that are not what they must be.
@@ -174,12 +183,33 @@ def load(
     """
     name = PAPER.get(name, name)
     if name in PRESETS and arm == "fixed" and weights is None:
-        return PRESETS[name]()
-    if name not in glass.CONFIGURATIONS:
+        preset = PRESETS[name]()
+    elif name in glass.CONFIGURATIONS:
+        made = glass.build(name, arm, weights=weights, rng=rng, device=device)
+        preset = Preset(name=name, arm=arm, **made)
+    else:
         expected = "have the arm 'fixed' alone, with their own weights" if name in PRESETS else f"be one of {names()}"
         raise ValueError(f"preset must {expected}, got {name!r} with arm {arm!r} and weights {weights!r}")
-    made = glass.build(name, arm, weights=weights, rng=rng, device=device)
-    return Preset(name=name, arm=arm, **made)
+    budget = {"popsize": popsize, "n_generations": n_generations}
+    return dataclasses.replace(preset, **{key: value for key, value in budget.items() if value is not None})
+
+
+def for_notebook(preset: str, family: str) -> str:
+    """The name of the preset that a notebook on one family of generators runs.
+
+    Args:
+        preset: the notebook's parameter: "tiny", "paper", or one of CLIP-GLaSS's configurations by name.
+        family: "stylegan2", "biggan" or "gpt2".
+
+    Raises:
+        ValueError: no such preset, or one of another family; the message lists those that fit.
+    """
+    fitting = [name for name, one in glass.CONFIGURATIONS.items() if one.family == family]
+    if preset in ("tiny", "paper"):
+        return f"{preset}-{family}"
+    if preset in fitting:
+        return preset
+    raise ValueError(f"preset of a {family} notebook must be one of {['tiny', 'paper', *fitting]}, got {preset!r}")
 
 
 def names() -> Sequence[str]:

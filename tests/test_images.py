@@ -351,3 +351,19 @@ def test_encode_animation_refuses():
         images.encode_animation(frames[:0])
     with pytest.raises(ValueError, match="at most 16383 pixels a side"):
         images.encode_animation(torch.zeros(1, 3, 1, 20_000))
+
+
+def test_a_folder_s_pictures_come_as_middle_squares_in_the_order_of_their_names(tmp_path):
+    wide = np.zeros((4, 8, 3), dtype=np.uint8)
+    wide[:, 2:6] = (255, 0, 0)  # the middle square is red
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    Image.fromarray(np.full((6, 6, 3), (0, 0, 255), dtype=np.uint8)).save(tmp_path / "a.PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    squares = images.load_squares(tmp_path, size=16)
+    assert squares.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(squares.mean(dim=(2, 3)), torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
+    assert torch.equal(images.load_squares(tmp_path, size=16, n=1), squares[:1])
+    with pytest.raises(FileNotFoundError, match="must hold at least 3 pictures .*, got 2"):
+        images.load_squares(tmp_path, size=16, n=3)
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        images.load_squares(tmp_path / "nowhere", size=16)

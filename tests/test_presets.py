@@ -25,6 +25,20 @@ def test_unknown_names_are_refused_with_those_there_are(painter):
         painter.search("adam", rng=np.random.default_rng(0))
 
 
+def test_a_budget_of_one_s_own():
+    preset = presets.load("tiny-stylegan2", popsize=5, n_generations=7)
+    assert (preset.popsize, preset.n_generations) == (5, 7)
+    assert preset.search(rng=np.random.default_rng(0)).ask().shape == (5, 64)
+
+
+def test_a_notebook_takes_tiny_paper_and_configurations_of_its_family():
+    assert presets.for_notebook("tiny", "gpt2") == "tiny-gpt2"
+    assert presets.for_notebook("paper", "biggan") == "paper-biggan"
+    assert presets.for_notebook("StyleGAN2_car_nod", "stylegan2") == "StyleGAN2_car_nod"
+    with pytest.raises(ValueError, match="stylegan2 notebook must be one of .*StyleGAN2_church_d.*, got 'GPT2'"):
+        presets.for_notebook("GPT2", "stylegan2")
+
+
 def test_weights_are_named_by_hash(painter):
     assert {path.split("/")[0] for path in painter.weights} == {"clip", "judge", "stylegan2"}
     assert all(len(digest) == 64 for digest in painter.weights.values())

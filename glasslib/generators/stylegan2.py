@@ -94,6 +94,12 @@ class StyleGAN2Generator:
         check_range(images, "images", 0.0, 1.0)
         return map_batches(self._judge, self._like_weights(images), batch_size=self.batch_size)
 
+    def truncated(self, psi: float) -> StyleGAN2Generator:
+        """Return a generator with the same networks and options but truncation psi."""
+        other = copy.copy(self)
+        other.truncation_psi = psi
+        return other
+
     def at_full_size(self) -> StyleGAN2Generator:
         """Return a generator with the same networks and options that renders at the network's own size."""
         full = copy.copy(self)

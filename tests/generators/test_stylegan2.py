@@ -213,6 +213,13 @@ def test_truncation_zero_gives_the_average_picture():
     torch.testing.assert_close(images, images[:1].expand_as(images))
 
 
+def test_a_truncated_generator_shares_the_networks_and_leaves_the_first_alone():
+    whole, x = tiny(), tiny_latents()
+    before, half = whole(x), whole.truncated(0.5)
+    torch.testing.assert_close(half(x), tiny(truncation_psi=0.5)(x))
+    assert half._generator is whole._generator and torch.equal(whole(x), before) and not torch.equal(half(x), before)
+
+
 def test_latents_receive_gradients():
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     tiny()(z).sum().backward()
