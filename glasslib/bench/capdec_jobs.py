@@ -124,6 +124,21 @@ def base(modality: str, seed: int) -> list[dict]:
     return _curve(log, {"arm": f"base-{modality}", "variance": 0.0, "seed": seed})
 
 
+def trained(arm: str, variance: float, seed: int) -> tuple[captioners.Captioner, list[dict]]:
+    """The captioner of `level` and its log, trained or found finished; its base must be there."""
+    modality = "image" if arm == "clipcap" else "text"
+    return recipe.fit(
+        _pairs(modality, N_BASE, N_BASE + N_LEVEL),
+        folder=folder() / f"{arm}-{variance:g}-{seed}",
+        seed=seed,
+        noise=_noise(arm, variance),
+        settings=LEVEL,
+        start=folder() / f"base-{modality}-{seed}" / "captioner",
+        validation=_validation(modality),
+        progress=False,
+    )
+
+
 def level(arm: str, variance: float, seed: int) -> list[dict]:
     """Train at one amount of noise, from the base of the same seed on, and caption the held-out scenes.
 
@@ -136,17 +151,7 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     Returns:
         A row a scene and source with its caption, and a row each look at the validation data.
     """
-    modality = "image" if arm == "clipcap" else "text"
-    captioner, log = recipe.fit(
-        _pairs(modality, N_BASE, N_BASE + N_LEVEL),
-        folder=folder() / f"{arm}-{variance:g}-{seed}",
-        seed=seed,
-        noise=_noise(arm, variance),
-        settings=LEVEL,
-        start=folder() / f"base-{modality}-{seed}" / "captioner",
-        validation=_validation(modality),
-        progress=False,
-    )
+    captioner, log = trained(arm, variance, seed)
     common = {"arm": arm, "variance": variance, "seed": seed}
     rows = _curve(log, common)
     for source in SOURCES[:1] if arm == "clipcap" else SOURCES:
