@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -152,22 +153,20 @@ def bench_i2t() -> None:
 
 
 def run_jobs(
-    work: Callable[..., list[dict]],
-    jobs: Sequence[dict],
-    *,
-    name: str,
-    weights: Sequence[str],
-    n_workers: int | None = None,
-) -> list[dict]:
+    work: Callable[..., list[dict]], jobs: Sequence[dict], *, name: str, weights: Sequence[str] = (),
+    files: Sequence[Path] = (), n_workers: int | None = None,
+) -> list[dict]:  # fmt: skip
     """The rows of all jobs, in their order, computed in parallel; what an earlier run finished is not done again.
 
     Args:
         work: a function of a module.
         jobs: its keyword arguments.
+        name: of the bar, and of the folder where results are kept.
         weights: folders of tiny models that `work` reads. Results kept for other weights are not used.
+        files: whatever else the result depends on, such as the source that is timed.
         n_workers: processes; None: as many as there are cores.
     """
-    files = [path for each in weights for path in sorted((models.WEIGHTS / each).glob("*.safetensors"))]
+    files = [path for each in weights for path in sorted((models.WEIGHTS / each).glob("*.safetensors"))] + list(files)
     state = json.dumps([[runs.sha256_file(path) for path in files], runs.versions()], sort_keys=True)
     folder = runs.REPO / "runs" / "bench" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     paths = [folder / f"{'-'.join(str(value) for value in job.values())}.json" for job in jobs]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
-from safetensors.torch import load_file
-from torch import Tensor
 
+from glasslib.bench.contests import deviation
+from glasslib.bench.parity import biggan_package, golden_biggan
 from glasslib.generators.biggan import BigGANGenerator, class_weights
 from glasslib.generators.biggan_layers import BatchNorm, RGBConv, UpConv, rows_at
 from glasslib.generators.biggan_networks import (
@@ -23,9 +23,7 @@ from glasslib.generators.biggan_networks import (
 )
 from glasslib.latents import ClassMixture
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "biggan_res32"
 TOLERANCE = 1e-4  # of the reference's standard deviation
-CONFIG = json.loads(GOLDEN.with_suffix(".json").read_text())
 TINY = {
     "output_dim": 8, "z_dim": 6, "class_embed_dim": 6, "channel_width": 4, "num_classes": 7,
     "layers": [[False, 16, 2], [True, 2, 1]], "attention_layer_position": 1, "eps": 1e-4, "n_stats": 51,
@@ -34,20 +32,10 @@ TINY = {
 OFF_GRID_BY_ROUNDING = [0.14, 0.28, 0.56, 0.58, 0.94]
 
 
-def deviation(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference, in standard deviations of the reference."""
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.std())
-
-
-def golden() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The reference's state dict, and its values."""
-    return load_file(f"{GOLDEN}.weights.safetensors"), load_file(f"{GOLDEN}.golden.safetensors")
-
-
 def golden_network() -> GeneratorNetwork:
-    network = GeneratorNetwork(**CONFIG)
-    network.load_state_dict(fold_spectral_norm(golden()[0]), strict=True)
+    config, weights, _ = golden_biggan()
+    network = GeneratorNetwork(**config)
+    network.load_state_dict(fold_spectral_norm(weights), strict=True)
     return network.freeze()
 
 
@@ -75,38 +63,17 @@ def tiny_latents(n: int = 5, **options) -> np.ndarray:
     return tiny(**options).latent_space.sample(n, rng=np.random.default_rng(1))
 
 
-@torch.no_grad()
-def published(config: dict) -> BigGAN:
-    """The package's network with random weights, statistics and spectral vectors that are near their limit."""
-    torch.manual_seed(0)
-    network = BigGAN(BigGANConfig(**config))
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if name.endswith("running_means"):
-            tensor.normal_(0, 0.1)
-        elif name.endswith("running_vars"):
-            tensor.uniform_(0.5, 1.5)
-        elif name.endswith(("bn.weight", "bn.bias", "gamma")):  # the package leaves these as memory holds them
-            tensor.fill_(0.5)
-        elif name.endswith("weight_v"):
-            layer = network.get_submodule(name.removesuffix(".weight_v"))
-            matrix = layer.weight_orig.flatten(1)
-            for _ in range(3):  # power iteration
-                tensor.copy_(F.normalize(matrix.T @ layer.weight_u, dim=0))
-                layer.weight_u.copy_(F.normalize(matrix @ tensor, dim=0))
-    return network.eval()
-
-
 @pytest.mark.parametrize(("truncation", "value"), [(1.0, "image_truncation1"), (0.4, "image_truncation04")])
 @torch.no_grad()
 def test_images_equal_the_reference(truncation, value):
-    _, values = golden()
+    _, _, values = golden_biggan()
     assert deviation(golden_network()(values["z"], values["class_vector"], truncation), values[value]) <= TOLERANCE
 
 
 @torch.no_grad()
 def test_with_spectral_norm_the_state_dict_is_the_published_one():
-    weights, values = golden()
-    network = add_spectral_norm(GeneratorNetwork(**CONFIG))
+    config, weights, values = golden_biggan()
+    network = add_spectral_norm(GeneratorNetwork(**config))
     network.load_state_dict(weights, strict=True)
     ours = network.eval()(values["z"], values["class_vector"], 0.4)
     assert deviation(ours, values["image_truncation04"]) <= TOLERANCE
@@ -124,14 +91,7 @@ def test_published_networks_have_the_published_keys_and_shapes(resolution, n_ent
 
 @torch.no_grad()
 def test_the_128_network_equals_the_package():
-    theirs = published(published_config(128))
-    ours = GeneratorNetwork(**published_config(128))
-    ours.load_state_dict(fold_spectral_norm(theirs.state_dict()))
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(1, 128, generator=generator)
-    classes = torch.zeros(1, 1000)
-    classes[0, [3, 700]] = torch.tensor([0.25, 0.75])
-    assert deviation(ours.freeze()(z, classes, 0.6), theirs(z, classes, 0.6)) <= TOLERANCE
+    assert biggan_package(128, truncations=(0.6,)).popitem()[1] <= TOLERANCE
 
 
 @pytest.mark.parametrize("faithful", [True, False])
@@ -309,8 +269,8 @@ def test_save_and_load_give_the_same_pictures(tmp_path):
 
 
 def test_the_published_files_load(tmp_path):
-    weights, values = golden()
-    (tmp_path / "config.json").write_text(GOLDEN.with_suffix(".json").read_text())
+    config, weights, values = golden_biggan()
+    (tmp_path / "config.json").write_text(json.dumps(config))
     torch.save(weights, tmp_path / "pytorch_model.bin")
     ours = BigGANGenerator.load(tmp_path, n_active=10, truncation=0.4)
     x = torch.cat([values["z"] / 0.4, values["class_vector"]], dim=1)

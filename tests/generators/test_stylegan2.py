@@ -1,19 +1,19 @@
 """StyleGAN2: equal to the reference's golden values, the same whatever the batch, and clear about bad input."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
+from glasslib.bench import published_stylegan2
+from glasslib.bench.contests import deviation
+from glasslib.bench.parity import GOLDEN
+from glasslib.bench.parity import golden_stylegan2 as golden
 from glasslib.generators.stylegan2 import StyleGAN2Generator
 from glasslib.generators.stylegan2_layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample
 from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIGURATIONS = ("skip_res64", "cond_res32")
 TOLERANCE = 1e-4  # of the reference's standard deviation
 
@@ -24,24 +24,6 @@ TINY = {
     },
     "discriminator": {"c_dim": 0, "img_resolution": 16, "img_channels": 3, "channel_base": 64, "channel_max": 8},
 }  # fmt: skip
-
-
-def golden(name: str) -> tuple[GeneratorNetwork, Discriminator, dict[str, Tensor]]:
-    """The reference's weights, loaded strictly into our networks, and its values."""
-    start = GOLDEN / f"stylegan2_{name}"
-    config = json.loads(start.with_suffix(".json").read_text())
-    weights = load_file(f"{start}.weights.safetensors")
-    generator, discriminator = GeneratorNetwork(**config["G"]), Discriminator(**config["D"])
-    for letter, network in (("G", generator), ("D", discriminator)):
-        own = {key[2:]: value for key, value in weights.items() if key.startswith(f"{letter}.")}
-        network.load_state_dict(own, strict=True)
-    return generator, discriminator, load_file(f"{start}.golden.safetensors")
-
-
-def deviation(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference, in standard deviations of the reference."""
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.std())
 
 
 def tiny_networks(seed: int = 0, config: dict = TINY) -> tuple[GeneratorNetwork, Discriminator]:
@@ -285,10 +267,10 @@ def test_bad_images_are_refused(images, message):
 
 
 @torch.no_grad()
-def test_published_computation_gives_the_same_pictures(stylegan2_published):
+def test_published_computation_gives_the_same_pictures():
     generator, _, values = golden("skip_res64")
     for resolution in (16, 64):
-        published = stylegan2_published.generate(generator, values["z"], resolution=resolution)
+        published = published_stylegan2.generate(generator, values["z"], resolution=resolution)
         assert deviation(generator(values["z"], resolution=resolution), published) <= TOLERANCE
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from glasslib.bench import damaged_files, nvidia_files
 from glasslib.generators.safe_pickle import Refused
 from glasslib.generators.stylegan2 import StyleGAN2Generator
 from glasslib.generators.stylegan2_files import convert, read_networks
@@ -20,16 +21,16 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "stylegan2_tf_res32"
 
 
 @pytest.fixture
-def torch_pkl(tmp_path, stylegan2_pickles):
+def torch_pkl(tmp_path):
     """The networks' data and a genuine file of them."""
-    data = stylegan2_pickles.torch_data()
+    data = nvidia_files.torch_data()
     path = tmp_path / "network.pkl"
-    path.write_bytes(stylegan2_pickles.torch_file(data, canary=tmp_path / "canary"))
+    path.write_bytes(nvidia_files.torch_file(data, canary=tmp_path / "canary"))
     return data, path
 
 
 @pytest.fixture
-def write_tensorflow(tmp_path, stylegan2_pickles):
+def write_tensorflow(tmp_path):
     """Changes to the golden facts -> a file of the golden variables."""
     variables = load_file(f"{GOLDEN}.variables.safetensors")
 
@@ -37,18 +38,16 @@ def write_tensorflow(tmp_path, stylegan2_pickles):
         facts = json.loads(GOLDEN.with_suffix(".json").read_text()) | {"version": version}
         facts["G"]["static_kwargs"] |= generator_arguments
         path = tmp_path / "tensorflow.pkl"
-        path.write_bytes(
-            stylegan2_pickles.tensorflow_file(variables, facts, canary=tmp_path / "canary", protocol=protocol)
-        )
+        path.write_bytes(nvidia_files.tensorflow_file(variables, facts, canary=tmp_path / "canary", protocol=protocol))
         return path
 
     return write
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_torch_file_gives_the_weights_it_holds(tmp_path, stylegan2_pickles, protocol):
-    data, path, canary = stylegan2_pickles.torch_data(), tmp_path / "network.pkl", tmp_path / "canary"
-    path.write_bytes(stylegan2_pickles.torch_file(data, canary=canary, protocol=protocol))
+def test_torch_file_gives_the_weights_it_holds(tmp_path, protocol):
+    data, path, canary = nvidia_files.torch_data(), tmp_path / "network.pkl", tmp_path / "canary"
+    path.write_bytes(nvidia_files.torch_file(data, canary=canary, protocol=protocol))
     networks = read_networks(path)
     for name in ("G", "G_ema", "D"):
         ours, theirs = getattr(networks, name).state_dict(), data[name].state_dict()
@@ -59,12 +58,12 @@ def test_torch_file_gives_the_weights_it_holds(tmp_path, stylegan2_pickles, prot
     assert not canary.exists()
 
 
-def test_half_precision_and_channels_last_weights_are_read(tmp_path, stylegan2_pickles):
-    data = stylegan2_pickles.torch_data()
+def test_half_precision_and_channels_last_weights_are_read(tmp_path):
+    data = nvidia_files.torch_data()
     layer = data["G"].synthesis.b8.conv1
     layer.weight.data = layer.weight.data.half().contiguous(memory_format=torch.channels_last)
     path = tmp_path / "network.pkl"
-    path.write_bytes(stylegan2_pickles.torch_file(data, canary=tmp_path / "canary"))
+    path.write_bytes(nvidia_files.torch_file(data, canary=tmp_path / "canary"))
     weight = read_networks(path).G.synthesis.b8.conv1.weight
     assert weight.dtype == torch.float32 and torch.equal(weight, layer.weight.float())
 
@@ -81,14 +80,14 @@ def test_tensorflow_file_equals_the_reference(tmp_path, write_tensorflow, protoc
     assert not (tmp_path / "canary").exists()
 
 
-def test_minibatch_groups_follow_the_tensorflow_version(tmp_path, stylegan2_pickles):
+def test_minibatch_groups_follow_the_tensorflow_version(tmp_path):
     """The two TensorFlow codes have different defaults, and a released file says nothing of it."""
     facts = json.loads(GOLDEN.with_suffix(".json").read_text())
     del facts["D"]["static_kwargs"]["mbstd_group_size"]
     variables, groups = load_file(f"{GOLDEN}.variables.safetensors"), {}
     for version in (4, 5):
         path, facts["version"] = tmp_path / "network.pkl", version
-        path.write_bytes(stylegan2_pickles.tensorflow_file(variables, facts, canary=tmp_path / "canary"))
+        path.write_bytes(nvidia_files.tensorflow_file(variables, facts, canary=tmp_path / "canary"))
         groups[version] = read_networks(path).D.b4.mbstd.group_size
     assert groups == {4: 4, 5: None}
 
@@ -153,18 +152,18 @@ def test_command_converts_and_refuses(torch_pkl, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-def test_the_damaged_files_would_run_code_in_python_s_unpickler(tmp_path, stylegan2_pickles):
+def test_the_damaged_files_would_run_code_in_python_s_unpickler(tmp_path):
     """Without this the canary could prove nothing."""
-    content, _ = stylegan2_pickles.kinds(tmp_path / "canary")["os.system"]
+    content, _ = damaged_files.kinds(tmp_path / "canary")["os.system"]
     pickle.loads(content)
     assert (tmp_path / "canary").exists()
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-def test_every_damaged_or_malicious_file_is_refused_by_name_and_runs_nothing(tmp_path, stylegan2_pickles):
-    n_refused, n_kinds, wrong = stylegan2_pickles.count_refused(tmp_path)
-    assert wrong == {}
-    assert n_refused == n_kinds >= 60
+def test_every_damaged_or_malicious_file_is_refused_by_name_and_runs_nothing(tmp_path):
+    rows = damaged_files.refusals(tmp_path)
+    assert [row for row in rows if not row["refused"]] == []
+    assert len(rows) >= 60
 
 
 def test_missing_and_misnamed_files(torch_pkl, tmp_path):
