@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from glasslib.tensors import check_range, check_shape, map_batches
 
 RESIZES = ("shortest", "longest", "squash", "bilinear")
+LEAST_ROWS = 8  # texts in a batch for which a CPU reads all weights once more, to save the padding of shorter texts
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -148,9 +149,10 @@ class ClipEmbedder:
         if new:
             self._check_texts(new, truncate=truncate)
             rows = sorted(new.items(), key=lambda item: len(item[1]))  # rows of like length share a batch: less padding
-            embeddings = map_batches(self._embed_text_batch, rows, batch_size=self._batch_size)
-            # a copy each: a view would keep its whole batch in memory
-            found |= {text: row.clone() for (text, _), row in zip(rows, embeddings, strict=True)}
+            for batch in _like_lengths(rows, least=LEAST_ROWS if self.device.type == "cpu" else self._batch_size):
+                embeddings = map_batches(self._embed_text_batch, batch, batch_size=self._batch_size)
+                # a copy each: a view would keep its whole batch in memory
+                found |= {text: row.clone() for (text, _), row in zip(batch, embeddings, strict=True)}
         for text in distinct:
             self._text_cache[text, truncate] = found[text]
             self._text_cache.move_to_end((text, truncate))
@@ -213,6 +215,17 @@ class ClipEmbedder:
                     near = difflib.get_close_matches(word, sorted(self._vocabulary), n=3, cutoff=0.5)
                     hint = f"near words: {', '.join(near)}" if near else "see glasslib.tinyworld.captions.vocabulary()"
                     raise ValueError(f"text {text[:60]!r} has the word {word!r}, which this CLIP never saw; {hint}")
+
+
+def _like_lengths(rows: list[tuple[str, list[int]]], *, least: int) -> list[list[tuple[str, list[int]]]]:
+    """Cut texts, sorted by their number of tokens, where that changes and at least `least` came before the cut."""
+    batches: list[list[tuple[str, list[int]]]] = [[]]
+    for row in rows:
+        last = batches[-1]
+        if len(last) >= least and len(last[-1][1]) != len(row[1]):
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -379,3 +379,11 @@ def test_a_file_that_would_run_code_is_refused(clip, tmp_path):
     with pytest.raises(ValueError, match=r"bad.pt must hold the weights"):
         embedding.load("glasslib-test", None, weights=tmp_path / "bad.pt")
     assert not marker.exists()
+
+
+def test_texts_are_cut_into_batches_of_like_length():
+    rows = [(str(i), [0] * length) for i, length in enumerate([3, 3, 4, 5, 5, 5, 7])]
+    batches = embedding._like_lengths(rows, least=2)
+    assert [[len(ids) for _, ids in batch] for batch in batches] == [[3, 3], [4, 5, 5, 5], [7]]
+    assert [row for batch in batches for row in batch] == rows
+    assert embedding._like_lengths(rows, least=100) == [rows]
