@@ -32,7 +32,7 @@ class CaptionDecoder(nn.Module):
         """Join the two.
 
         Args:
-            language_model: such as GPT2LMHeadModel.
+            language_model: such as GPT2LMHeadModel; changed in place where a faster layer gives the same.
             mapper: whose `gpt_dim` is the language model's width.
             freeze_language_model: train the mapper alone.
 
@@ -46,6 +46,7 @@ class CaptionDecoder(nn.Module):
         self.gpt, self.clip_project = language_model, mapper
         self.freeze_language_model = freeze_language_model
         self._head_alone: bool | None = None
+        _fuse_gelu(language_model)
         if freeze_language_model:
             language_model.requires_grad_(False)
 
@@ -110,6 +111,14 @@ class CaptionDecoder(nn.Module):
         same = torch.allclose(head.float(), self.gpt(input_ids=ids).logits.float(), rtol=1e-3, atol=1e-3)
         self.gpt.train(training)
         return same
+
+
+def _fuse_gelu(model: nn.Module) -> None:
+    """Put torch's tanh GELU where transformers composes it of eight operations: the same, many times faster."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def load_published(decoder: CaptionDecoder, path: str | Path) -> CaptionDecoder:

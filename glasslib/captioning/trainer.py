@@ -66,7 +66,7 @@ class Trainer:
         self._decoder, self._clip_norm = decoder, settings.clip_norm
         self._trained = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self._trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, self.n_steps)
         if state is not None:

@@ -142,6 +142,19 @@ def test_models_that_scale_their_logits_are_run_whole(embeddings):
     assert torch.allclose(decoder(embeddings[:2], ids, labels), expected, rtol=1e-4)
 
 
+def test_a_faster_gelu_changes_nothing(make_decoder, embeddings):
+    from transformers.activations import NewGELUActivation
+
+    decoder = make_decoder()
+    [fused] = [child for child in decoder.modules() if isinstance(child, torch.nn.GELU)]
+    ids, labels = padded([[2, 3, 6, 1], [2, 4, 1]])
+    fast = decoder(embeddings[:2], ids, labels)
+    decoder.gpt.transformer.h[0].mlp.act = NewGELUActivation()
+    assert torch.allclose(fast, decoder(embeddings[:2], ids, labels), rtol=1e-6)
+    x = torch.linspace(-5, 5, 100)
+    assert torch.allclose(fused(x), NewGELUActivation()(x), atol=1e-6)
+
+
 def test_a_frozen_language_model_learns_nothing_and_drops_nothing(make_decoder, embeddings):
     decoder = make_decoder(frozen=True, dropout=0.5).train()
     ids, labels = padded([[2, 3, 6, 1]])
