@@ -84,10 +84,11 @@ def load_squares(folder: str | Path, *, size: int, n: int | None = None) -> Tens
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if len(paths) < (n or 1):
         raise FileNotFoundError(f"{folder} must hold at least {n or 1} pictures ({READABLE}), got {len(paths)}")
-    return torch.stack([_middle_square(load_image(path), size=size) for path in paths[:n]])
+    return torch.stack([middle_square(load_image(path), size=size) for path in paths[:n]])
 
 
-def _middle_square(image: Tensor, *, size: int) -> Tensor:
+def middle_square(image: Tensor, *, size: int) -> Tensor:
+    """Return the middle square of a picture, (3, h, w) -> (3, size, size)."""
     height, width = image.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

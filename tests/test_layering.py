@@ -27,11 +27,12 @@ LAYERS = {
     "tinyworld": 3,
     "glass": 3,
     "presets": 4,
+    "capdec": 4,
     "plotting": 4,
+    "notebooks": 4,
     "widgets": 5,
     "demo": 5,
     "bench": 5,
-    "notebooks": 5,
 }
 HEAVY = {"open_clip", "transformers", "pymoo", "cma", "papermill", "IPython"}
 SEARCH_LIBRARIES = {"pymoo", "cma"}  # whose operators and problems search/ subclasses

@@ -25,16 +25,16 @@ from glasslib.tinyworld.train import captioner as recipe
 from glasslib.tinyworld.train.said import CACHE, Said, said
 
 SEED = 0  # of the training captions, the same for all; seeds of training differ
-N_BASE, N_LEVEL = 10_000, 6_000  # scenes behind a base, and behind what comes after it; five captions each
+N_BASE, N_LEVEL = 6_000, 2_400  # scenes behind a base, and behind what comes after it; five captions each
 HELD_OUT = 40_000  # the seed of scenes that no recipe draws
-N_SELECT, N_TEST = 200, 400  # held-out scenes to choose the best level and arm by, and to report on
+N_SELECT, N_TEST = 100, 300  # held-out scenes to choose the best level and arm by, and to report on
 BASE = training.Settings(
-    n_epochs=1, batch_size=64, learning_rate=2e-3, warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
-    checkpoint_every=200, validate_every=200,
+    n_epochs=1, batch_size=32, learning_rate=3e-3, warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
+    checkpoint_every=300, validate_every=300,
 )  # fmt: skip
 LEVEL = training.Settings(
-    n_epochs=1, batch_size=64, learning_rate=1e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
-    checkpoint_every=100, validate_every=80,
+    n_epochs=1, batch_size=32, learning_rate=1.5e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
+    checkpoint_every=150, validate_every=75,
 )  # fmt: skip
 SOURCES = ("image", "text", "offset", "projection")  # what a captioner is given, and how it crossed the gap
 TEMPERATURE = 0.01  # of the projection, as DeCap's
@@ -199,7 +199,7 @@ def estimates() -> dict[str, float]:
 
 
 def _validation(modality: str) -> training.Pairs:
-    """A tenth of the scenes for choosing, with all their captions."""
+    """A quarter of the scenes for choosing, with all their captions."""
     given = held_out()
     texts = [text for row in given.references[: N_SELECT // 4] for text in row]
     if modality == "text":

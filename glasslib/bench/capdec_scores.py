@@ -69,9 +69,9 @@ def cider(scores: Scores, system: System) -> float:
     return float(np.mean([metric.value for metric in scores[system]["CIDEr"]]))
 
 
-def best(scores: Scores, *, arm: str, source: str) -> System:
-    """The amount of noise at which an arm has the highest CIDEr."""
-    mine = [system for system in scores if system[0] == arm and system[2] == source]
+def best(scores: Scores, *, arm: str, source: str, noisy: bool = False) -> System:
+    """The amount of noise at which an arm has the highest CIDEr; `noisy`: of those above 0."""
+    mine = [system for system in scores if system[0] == arm and system[2] == source and (system[1] or not noisy)]
     return max(mine, key=lambda system: cider(scores, system))
 
 

@@ -24,7 +24,7 @@ from glasslib.captioning import captioner as captioners
 from glasslib.captioning import noise, training
 from glasslib.captioning.captioner import Captioner
 from glasslib.captioning.decoder import CaptionDecoder
-from glasslib.captioning.mapper import TransformerMapper
+from glasslib.captioning.mapper import MlpMapper
 from glasslib.captioning.targets import Targets
 from glasslib.generators import gpt2
 from glasslib.tinyworld import captions, faithfulness, scenes
@@ -32,17 +32,17 @@ from glasslib.tinyworld.models import WEIGHTS, load_clip
 from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, Said, said
 
 GPT2_FILE = WEIGHTS / "gpt2" / "model.safetensors"
-N_SCENES = 20_000  # five captions each
+N_SCENES = 16_000  # five captions each
 N_HELD_OUT = 500
 N_ESTIMATE = 200  # scenes whose captions say how much noise
+N_SPREAD = 5000  # captions that say how embeddings are spread
 HELD_OUT_SEED = 10_000
-PREFIX_LENGTH = CLIP_LENGTH = 4
-LAYERS, HEADS, MLP_RATIO = 2, 4, 2.0
+PREFIX_LENGTH = 4
 MAX_TOKENS = 40
 SETTINGS = training.Settings(
-    n_epochs=2,
-    batch_size=64,
-    learning_rate=2e-3,
+    n_epochs=1,
+    batch_size=32,
+    learning_rate=3e-3,
     warmup_steps=100,
     weight_decay=0.01,
     clip_norm=1.0,
@@ -51,11 +51,14 @@ SETTINGS = training.Settings(
 )
 
 
-def new_decoder(*, embedding_dim: int, start: Path | None = None) -> tuple[CaptionDecoder, object]:
+def new_decoder(embeddings: Tensor, *, start: Path | None = None) -> tuple[CaptionDecoder, object]:
     """A decoder to train, and its tokenizer.
 
+    A new mapper is ClipCap's MLP, a third faster here than its transformer and no worse. Embeddings keep to a narrow
+    cone: its first layer is drawn for what is left once their mean is taken off and their spread brought to 1.
+
     Args:
-        embedding_dim: of what it will read.
+        embeddings: (n, dim) some of those it will read.
         start: folder of a captioner to go on from; None: the tiny GPT-2 behind a mapper of random weights, drawn
             from torch's global state.
     """
@@ -63,15 +66,13 @@ def new_decoder(*, embedding_dim: int, start: Path | None = None) -> tuple[Capti
         found = captioners.load(start)
         return found.decoder, found.tokenizer
     language_model, tokenizer = gpt2.load(WEIGHTS / "gpt2")
-    mapper = TransformerMapper(
-        embedding_dim=embedding_dim,
-        gpt_dim=language_model.config.n_embd,
-        prefix_length=PREFIX_LENGTH,
-        clip_length=CLIP_LENGTH,
-        n_layers=LAYERS,
-        n_heads=HEADS,
-        mlp_ratio=MLP_RATIO,
+    mapper = MlpMapper(
+        embedding_dim=embeddings.shape[1], gpt_dim=language_model.config.n_embd, prefix_length=PREFIX_LENGTH
     )
+    centre, first = embeddings.mean(0), mapper.model[0]
+    with torch.no_grad():
+        first.weight.div_((embeddings - centre).std())
+        first.bias.copy_(-first.weight @ centre)
     return CaptionDecoder(language_model, mapper), tokenizer
 
 
@@ -103,7 +104,7 @@ def fit(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder, tokenizer = new_decoder(embedding_dim=data.embeddings.shape[1], start=start)
+        decoder, tokenizer = new_decoder(data.embeddings[:N_SPREAD], start=start)
     begun_from = GPT2_FILE if start is None else start / "model.safetensors"
     log = training.train(
         decoder,

@@ -1,0 +1,103 @@
+"""CapDec's bench: how captions become numbers, and the whole of it on a few scenes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from glasslib import metrics
+from glasslib.bench import capdec, capdec_scores
+from glasslib.bench import capdec_jobs as work
+from glasslib.tinyworld import captions, scenes
+
+
+def scores(**values):
+    """Scores whose CIDEr is given a seed and scene: values["capdec_0.01_image"] = [[...], [...]]."""
+    found = {}
+    for key, seeds in values.items():
+        arm, variance, source = key.split("_")
+        metric = [metrics.mean_metric(np.array(seed, dtype=float), unit="CIDEr") for seed in seeds]
+        found[arm, float(variance), source] = {"CIDEr": metric}
+    return found
+
+
+def test_levels_are_none_what_captions_suggest_and_around_it():
+    assert capdec.levels({"linf": 0.07, "angle": 0.02}) == [0.0, 0.002, 0.00667, 0.02, 0.07, 0.2, 0.7]
+
+
+def test_the_best_level_is_that_of_the_arm_and_source_asked_for():
+    found = scores(**{"capdec_0.1_image": [[1, 1]], "capdec_0.2_image": [[1, 3]], "capdec_0.1_text": [[9, 9]],
+                      "clipcap_0.1_image": [[9, 9]], "capdec_0_image": [[2.5, 2.5]]})  # fmt: skip
+    assert capdec_scores.best(found, arm="capdec", source="image") == ("capdec", 0.0, "image")
+    assert capdec_scores.best(found, arm="capdec", source="image", noisy=True) == ("capdec", 0.2, "image")
+
+
+def test_the_slope_is_in_units_of_the_standard_deviation_and_means_over_seeds():
+    # std 0, 1, 2: scene 0 falls by 1 a unit in both seeds; scene 1 by 3 in one and 1 in the other
+    found = scores(**{"capdec_0_text": [[5, 6], [5, 6]], "capdec_1_text": [[4, 3], [4, 5]],
+                      "capdec_4_text": [[3, 0], [3, 4]]})  # fmt: skip
+    entry = capdec_scores.slope(found, arm="capdec", source="text", rng=np.random.default_rng(0))
+    assert entry["value"] == pytest.approx(-1.5) and entry["n"] == 2
+    assert entry["unit"] == "CIDEr per noise_std"
+
+
+def test_captions_come_in_the_order_of_the_scenes_and_curves_are_no_captions():
+    common = {"arm": "capdec", "variance": 0.1, "seed": 2, "source": "image"}
+    rows = [{**common, "scene": 1, "caption": "b"}, {**common, "scene": 0, "caption": "a"}]
+    rows += [{"arm": "capdec", "variance": 0.1, "seed": 2, "source": "curve", "step": 1}]
+    assert capdec_scores.captions_of(rows) == {("capdec", 0.1, "image"): {2: ["a", "b"]}}
+
+
+def test_only_the_scenes_asked_for_are_scored():
+    rng = np.random.default_rng(0)
+    world = scenes.sample(6, rng=rng)
+    references = captions.describe_by_all(world, rng=rng)
+    own, wrong = [row[0] for row in references], "nonsense"
+    systems = {("capdec", 0.0, "image"): {0: [wrong, wrong, *own[2:]]}}
+    [found] = capdec_scores.score(systems, world=world, references=references, first=2, last=6).values()
+    assert found["precision"][0].value == found["parses"][0].value == 1.0 and len(found["CIDEr"][0]) == 4
+    [both] = capdec_scores.score(systems, world=world, references=references, first=0, last=6).values()
+    assert both["parses"][0].value == pytest.approx(4 / 6)
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The bench on a dozen scenes, in this process, its results handed back instead of written."""
+    written = {}
+    small = {"batch_size": 20, "warmup_steps": 1, "checkpoint_every": 1, "validate_every": 1}
+    for name, value in {"N_BASE": 4, "N_LEVEL": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
+        monkeypatch.setattr(work, name, value)
+    monkeypatch.setattr(work, "BASE", dataclasses.replace(work.BASE, **small))
+    monkeypatch.setattr(work, "LEVEL", dataclasses.replace(work.LEVEL, **small))
+    monkeypatch.setattr(work, "folder", lambda: tmp_path / "trained")
+    monkeypatch.setattr(capdec, "SEEDS", (0,))
+    monkeypatch.setattr(work.recipe, "MAX_TOKENS", 15)
+    monkeypatch.setattr(capdec, "levels", lambda estimates: [0.0, *estimates.values()])
+    monkeypatch.setattr(
+        capdec, "write",
+        lambda folder, params, found, tables: written.update(params=params, found=found, tables=tables),
+    )  # fmt: skip
+    cached = (work.clip, work.held_out, work.spoken, work.pictures)
+    for function in cached:
+        function.cache_clear()
+    yield written
+    for function in cached:
+        function.cache_clear()
+
+
+def test_the_whole_bench_gives_every_number_and_table(toy):
+    capdec.bench_capdec()
+    named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
+             "precision", "best_arm"}  # fmt: skip
+    assert {f"capdec.{name}" for name in named} <= toy["found"].keys()
+    assert {entry["n"] for entry in toy["found"].values()} == {12}
+    noise = toy["tables"]["noise"]
+    assert {row["n_seeds"] for row in noise} == {1}
+    assert {row["arm"] for row in noise} == {"capdec", "clipcap", "covariance", "retrieval"}
+    assert {row["source"] for row in noise} == {"image", "text", "offset", "projection"}
+    best = toy["params"]["best_variance"]
+    assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, float(f"{10 * best:.3g}")}
+    assert {row["arm"] for row in toy["tables"]["captions"]} == {"capdec", "clipcap", "retrieval"}
+    assert min(row["scene"] for row in toy["tables"]["captions"]) == 8  # those for choosing are not reported on
+    steps = {row["step"] for row in toy["tables"]["validation"] if row["arm"] == "capdec"}
+    assert steps == {1, 2}
