@@ -1,0 +1,78 @@
+"""The bench parts on real models, small: ranks at half size, the cost of a search itself, memory of kernels, parity."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from glasslib.bench import host, parity, peak, render
+
+
+def test_ranks_and_winners_by_hand():
+    half = np.array([[1.0, 4.0], [2.0, 3.0], [3.0, 2.0], [9.0, 1.0]])
+    whole = np.array([[1.0, 1.0], [2.0, 2.0], [4.0, 3.0], [3.0, 4.0]])
+    assert render.rank_correlations(half, whole) == pytest.approx([0.8, -1.0])
+    changed, lost = render.winners(half, whole, popsize=2)
+    assert changed.tolist() == [0.5, 1.0]  # the second population's winner; both populations' winners
+    assert lost.tolist() == [0.5, 1.0]
+    changed, _ = render.winners(half, whole, popsize=3)  # the row that fills no population is left out
+    assert changed.tolist() == [0.0, 1.0]
+
+
+def test_scores_at_the_own_size_agree_and_at_half_size_differ():
+    whole, again, half = render.scores_at([None, 32, 16], n_samples=8, targets=["a red star", "a blue ring"])
+    assert whole.shape == (8, 2)
+    np.testing.assert_allclose(whole, again, atol=1e-6)
+    assert np.abs(whole - half).max() > 1e-3
+
+
+class Sleeper(torch.nn.Module):
+    """Spends CPU time in its forward pass."""
+
+    def forward(self, x):
+        for _ in range(200):
+            x = x.sin()
+        return x
+
+
+@pytest.mark.parametrize("make", [host.biggan, host.stylegan2])
+def test_a_generation_takes_time_outside_the_networks(make):
+    search, evaluate, stopwatch = make(popsize=4)
+    spent = host.host_ms(search, evaluate, stopwatch, n_generations=host.N_WARM + 2)
+    assert spent.shape == (2,) and (spent > 0).all() and stopwatch.seconds > 0
+    assert search.generation == host.N_WARM + 2
+
+
+def test_the_networks_own_time_is_taken_off():
+    search, _, _ = host.stylegan2(popsize=4)
+    slow = Sleeper()
+    x = torch.rand(2000, 2000)
+
+    def evaluate(candidates):
+        slow(x)
+        return np.random.default_rng(0).random((len(candidates), 2))
+
+    stopwatch = host.Stopwatch(slow)
+    spent = host.host_ms(search, evaluate, stopwatch, n_generations=host.N_WARM + 1)
+    assert spent[0] < 1e3 * stopwatch.seconds / (host.N_WARM + 1) / 2
+
+
+def test_only_kernels_memory_is_counted():
+    hold = "import sys, time; x = bytearray(300_000_000); time.sleep(1.0)"
+
+    def run(*arguments):
+        return lambda: subprocess.run([sys.executable, "-c", hold, *arguments], check=True).returncode
+
+    (code, kernel), (_, other) = peak.watched(run("ipykernel_launcher")), peak.watched(run())
+    assert code == 0 and 0.3 < kernel < 0.4 and other == 0
+
+
+def test_every_golden_network_equals_its_reference():
+    with torch.inference_mode():
+        found = [parity.stylegan2(name) for name in ("skip_res64", "cond_res32")]
+        found += [parity.stylegan2_tensorflow(), parity.biggan()]
+    assert [len(one) for one in found] == [6, 6, 3, 2]
+    assert max(value for one in found for value in one.values()) <= 1e-4
+    assert all(max(one.values()) > 0 for one in found)  # computed in another way, so not the same to the last bit
