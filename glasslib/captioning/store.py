@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glasslib import runs
-from glasslib.captioning.corpus import Corpus
+from glasslib.captioning.corpus import Corpus, identity
 from glasslib.captioning.layouts import Caption
 
 FORMAT = 1
@@ -63,7 +63,8 @@ def embed_corpus(
         The complete store.
 
     Raises:
-        ValueError: a caption that the embedder refuses, or a folder whose embeddings another CLIP made.
+        ValueError: captions longer than CLIP's context (said before the first is embedded) or otherwise refused by the
+            embedder, a corpus that changed since it was read, or a folder whose embeddings another CLIP made.
         OSError: a shard could not be written, say because the disk is full; finished shards stay and count.
     """
     if dtype not in ("float16", "float32") or shard_size < 1:
@@ -82,11 +83,18 @@ def embed_corpus(
     n_done = sum(shards)
     if n_done:
         _check_same_clip(EmbeddingStore(folder, complete=False), embedder, truncate=truncate)
+    elif not truncate:
+        _check_lengths(corpus, embedder)
     for unfinished in folder.glob(".*.part"):
         unfinished.unlink(missing_ok=True)  # a kill left it
-    captions = itertools.islice(corpus, n_done, None)
+    if n_done == len(corpus):
+        return EmbeddingStore(folder)
+    digest = hashlib.sha256()
+    captions = itertools.islice(_digested(corpus, digest), n_done, None)
     with tqdm(total=len(corpus), initial=n_done, desc=f"embedding {corpus.name}", disable=not progress) as bar:
         while rows := list(itertools.islice(captions, shard_size)):
+            if sum(shards) + len(rows) >= len(corpus):
+                _check_unchanged(corpus, digest, folder)
             texts = [row.text for row in rows]
             blocks = (texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK))
             embedded = [embedder.embed_texts(block, truncate=truncate).cpu().numpy().astype(dtype) for block in blocks]
@@ -94,7 +102,42 @@ def embed_corpus(
             shards.append(len(rows))
             _write(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
             bar.update(len(rows))
+    _check_unchanged(corpus, digest, folder)
     return EmbeddingStore(folder)
+
+
+def _check_lengths(corpus: Corpus, embedder) -> None:
+    """Refuse captions that are too long before hours are spent on the others; not every embedder can tell."""
+    if not hasattr(embedder, "too_long"):
+        return
+    long = itertools.chain.from_iterable(map(embedder.too_long, _blocks(caption.text for caption in corpus)))
+    first = next(long, None)
+    if first is not None:
+        raise ValueError(
+            f"{1 + sum(1 for _ in long)} of {len(corpus)} captions of {corpus.name} exceed CLIP's context, first "
+            f"{first[:60]!r}; shorten them, leave them out with corpus.select, or pass truncate=True to cut them"
+        )
+
+
+def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
+    while block := list(itertools.islice(texts, BLOCK)):
+        yield block
+
+
+def _digested(corpus: Corpus, digest) -> Iterator[Caption]:
+    for caption in corpus:
+        digest.update(identity(caption))
+        yield caption
+
+
+def _check_unchanged(corpus: Corpus, digest, folder: Path) -> None:
+    """The file may have been edited after `corpus` took its hash, which this folder is named by."""
+    if digest.hexdigest() != corpus.sha256:
+        (folder / "manifest.json").unlink(missing_ok=True)
+        raise ValueError(
+            f"{corpus.name} has changed since it was read, so its embeddings are not kept; read it again, then call "
+            "embed_corpus"
+        )
 
 
 def store_folder(root: str | Path, corpus: Corpus, *, clip_sha256: str, dtype: str, truncate: bool) -> Path:

@@ -1,6 +1,8 @@
 """Embeddings on disk: the same as embedding directly, whatever stops the work, and never those of another corpus."""
 
+import errno
 import json
+import os
 import resource
 
 import numpy as np
@@ -102,6 +104,65 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     assert not list(folder.glob(".*"))
     rest = Embedder()
     assert len(embed(corpus, tmp_path, rest)) == 30 and rest.calls == [1, 10]
+
+
+def test_no_space_left_keeps_the_finished_shards_and_no_half_file(tmp_path, monkeypatch):
+    corpus, real, written = Corpus.from_texts(texts(35)), os.fsync, []
+
+    def fsync(number):
+        written.append(number)
+        if len(written) == 10:  # three files and the manifest a shard: the offsets of the third shard
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(
+        OSError, match=r"could not write .*offsets-00002.npy: the disk is full; the finished shards are"
+    ):
+        embed(corpus, tmp_path)
+    [folder] = tmp_path.iterdir()
+    assert not list(folder.glob(".*")) and len(EmbeddingStore(folder, complete=False)) == 20
+    monkeypatch.undo()
+    rest, whole = Embedder(), embed(corpus, tmp_path / "new")
+    assert torch.equal(embed(corpus, tmp_path, rest).embeddings(range(35)), whole.embeddings(range(35)))
+    assert rest.calls == [1, 10, 5]
+
+
+def test_captions_over_the_context_are_refused_before_the_first_is_embedded(tmp_path):
+    class Short(Embedder):
+        def too_long(self, texts):
+            return [text for text in texts if len(text) > 20]
+
+    corpus, embedder = Corpus.from_texts([*texts(30), "a caption that is too long", *("x" * 30,) * 2]), Short()
+    with pytest.raises(
+        ValueError, match="3 of 33 captions of texts exceed CLIP's context, first 'a caption that is too"
+    ):
+        embed(corpus, tmp_path, embedder)
+    assert not embedder.calls and not list(tmp_path.iterdir())
+    assert len(embed(corpus, tmp_path, Short(), truncate=True)) == 33
+    assert len(embed(corpus.select(lambda row: len(row.text) <= 20, name="short"), tmp_path, Short())) == 30
+
+
+@pytest.mark.parametrize("edit", [lambda rows: rows.__setitem__(3, "new"), lambda rows: rows.pop(), list.clear])
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_corpus_edited_under_way_is_not_kept_under_its_old_name(tmp_path, edit, after):
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join(texts(35)))
+    corpus = Corpus.read(path)
+    if after:
+        with pytest.raises(KeyboardInterrupt):
+            embed(corpus, tmp_path / "store", Embedder(fail_after=after))
+    rows = texts(35)
+    edit(rows)
+    path.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="captions.txt has changed since it was read, so its embeddings are not kept"):
+        embed(corpus, tmp_path / "store")
+    for folder in (tmp_path / "store").glob("*"):
+        with pytest.raises(FileNotFoundError, match="no embeddings at"):
+            EmbeddingStore(folder)
+    if rows:
+        store = embed(Corpus.read(path), tmp_path / "store")
+        assert [row.text for row in store.captions(range(len(rows)))] == [row.strip() for row in rows]
 
 
 @pytest.mark.parametrize("name", ["embeddings-00001.npy", "captions-00001.jsonl", "offsets-00001.npy"])

@@ -1,7 +1,9 @@
 """Training: it learns, it goes on where it was killed, and its log says what happened."""
 
+import errno
 import functools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -124,6 +126,25 @@ def test_a_stopped_run_goes_on_to_the_same_end(train, make_decoder, frozen):
 
 def test_killed_runs_come_out_the_same(tmp_path):
     assert resumecheck.count_identical(tmp_path, n_kills=2, rng=np.random.default_rng(0)) == 2
+
+
+def test_no_space_for_a_checkpoint_keeps_the_one_before(train, make_decoder, monkeypatch):
+    whole, log = train("whole")
+    real, written = os.fsync, []
+
+    def fsync(number):
+        written.append(number)
+        if len(written) == 4:  # an empty log, then a checkpoint every three steps
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        train("part")
+    monkeypatch.undo()
+    part, part_log = train("part", decoder=make_decoder(seed=9, dropout=0.1))  # its weights come from the checkpoint
+    assert same(weights(whole), weights(part))
+    assert [line["step"] for line in part_log] == [line["step"] for line in log]
 
 
 def test_a_log_ahead_of_the_checkpoint_is_put_right(train, tmp_path):
