@@ -155,8 +155,10 @@ def test_a_corpus_edited_under_way_is_not_kept_under_its_old_name(tmp_path, edit
     rows = texts(35)
     edit(rows)
     path.write_text("\n".join(rows))
+    late = Embedder()
     with pytest.raises(ValueError, match="captions.txt has changed since it was read, so its embeddings are not kept"):
-        embed(corpus, tmp_path / "store")
+        embed(corpus, tmp_path / "store", late)
+    assert 5 not in late.calls  # refused before the shard that would have made the store whole
     for folder in (tmp_path / "store").glob("*"):
         with pytest.raises(FileNotFoundError, match="no embeddings at"):
             EmbeddingStore(folder)
