@@ -40,9 +40,8 @@ HELD_OUT = 60_000  # the seed of scenes that no recipe draws
 N_STYLED = 3_500  # pictures with one caption in each register; FlickrStyle10K has 7,000
 TRAIN_SHARE = 6 / 7
 N_HELD_OUT = 500  # pictures of the second domain
-VARIANCE = 0.0178  # of the noise: what the angle between paraphrases suggests, see capdec_jobs.estimates
-ALONE = dataclasses.replace(home.BASE, n_epochs=8, warmup_steps=50)  # on 3,000 captions
-FINE_TUNE = dataclasses.replace(home.LEVEL, n_epochs=3, learning_rate=5e-4)
+ALONE = dataclasses.replace(home.BASE, n_epochs=5, warmup_steps=50)  # on 3,000 captions
+FINE_TUNE = dataclasses.replace(home.LEVEL, n_epochs=2, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,12 @@ for _register in REGISTERS[1:]:
     ARMS[f"{_register}_after_texts"] = Arm(register=_register, start="print")
     ARMS[f"{_register}_after_pairs"] = Arm(register=_register, start="clipcap")
     ARMS[f"{_register}_retrieval"] = Arm("retrieval", register=_register)
+
+
+@functools.cache
+def variance() -> float:
+    """Of the noise, per coordinate: what the angle between paraphrases suggests, from texts alone."""
+    return home.estimates()["angle"]
 
 
 @functools.cache
@@ -124,7 +129,14 @@ def lesson(arm: Arm) -> training.Pairs:
 
 def folder() -> Path:
     """Where trainings are kept; other weights or settings get another folder."""
-    state = [home.folder().name, dataclasses.asdict(ALONE), dataclasses.asdict(FINE_TUNE), N_STYLED, VARIANCE]
+    state = [
+        home.folder().name,
+        recipe.PREFIX_LENGTH,
+        dataclasses.asdict(ALONE),
+        dataclasses.asdict(FINE_TUNE),
+        N_STYLED,
+        variance(),
+    ]
     return runs.REPO / "runs" / "bench" / f"transfer-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
@@ -146,7 +158,7 @@ def trained(name: str, *, seed: int) -> Captioner:
         captioner, log = _fit(lesson(arm), mine, seed=seed, settings=settings, start=start)
     elif arm.domain == "print":  # those of capdec.py: trained there, or here
         home.base("image" if arm.method == "ClipCap" else "text", seed)
-        captioner, log = home.trained(*(("clipcap", 0.0) if arm.method == "ClipCap" else ("capdec", VARIANCE)), seed)
+        captioner, log = home.trained(*(("clipcap", 0.0) if arm.method == "ClipCap" else ("capdec", variance())), seed)
     else:
         captioner, log = _as_at_home(lesson(arm), mine, seed=seed)
     captioners.save(mine / "captioner", captioner, card={"arm": dataclasses.asdict(arm), "seed": seed, "log": log})
@@ -154,7 +166,7 @@ def trained(name: str, *, seed: int) -> Captioner:
 
 
 def _fit(data: training.Pairs, mine: Path, *, seed: int, settings: training.Settings, start: Path | None):
-    noise = recipe.gaussian(VARIANCE**0.5)
+    noise = recipe.gaussian(variance() ** 0.5)
     return recipe.fit(data, folder=mine, seed=seed, noise=noise, settings=settings, start=start, progress=False)
 
 
@@ -224,6 +236,6 @@ def bench_capdec_transfer() -> None:
         rows += tiny_searches.run_jobs(caption, wanted, name=folder().name, weights=("clip", "gpt2"), n_workers=1)
     found, written = results(rows)
     params = {"seeds": SEEDS, "n_styled": N_STYLED, "train_share": TRAIN_SHARE, "n_held_out": N_HELD_OUT}
-    params |= {"n_training": 5 * (home.N_BASE + home.N_LEVEL), "variance": VARIANCE}
+    params |= {"n_training": 5 * (home.N_BASE + home.N_LEVEL), "variance": variance()}
     params |= {"alone": dataclasses.asdict(ALONE), "fine_tune": dataclasses.asdict(FINE_TUNE)}
     tiny_searches.write("bench_capdec_transfer", params, found, written)

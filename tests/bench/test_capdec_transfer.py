@@ -14,7 +14,7 @@ from glasslib.tinyworld import captions
 from glasslib.tinyworld.train.said import said
 from glasslib.tinyworld.wording import REGISTERS
 
-CACHED = (transfer.styled_scenes, transfer.held_out, home.spoken, home.pictures)
+CACHED = (transfer.styled_scenes, transfer.held_out, transfer.variance, home.spoken, home.pictures)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_other_domain_is_learned_as_the_first_and_from_its_own_texts(small, 
     assert [*first.texts, *then.texts] == texts and first.key != then.key
     assert {captions.parse(text).domain for text in texts} == {"neon"}
     assert (one["settings"], two["settings"]) == (home.BASE, home.LEVEL) and one.get("noise") is None
-    assert two["noise"].keywords == {"noise_std": transfer.VARIANCE**0.5}
+    assert two["noise"].keywords == {"noise_std": transfer.variance() ** 0.5}
 
 
 def test_retrieval_answers_with_the_nearest_text(small):
@@ -100,7 +100,7 @@ def test_other_settings_are_kept_apart(small, monkeypatch):
     monkeypatch.setattr(home, "folder", lambda: small)
     first = transfer.folder()
     assert first == transfer.folder()
-    monkeypatch.setattr(transfer, "VARIANCE", 0.5)
+    monkeypatch.setattr(transfer, "variance", lambda: 0.5)
     assert transfer.folder() != first
 
 
