@@ -1,4 +1,4 @@
-"""Shape and range checks, and a loop over batches that survives running out of memory."""
+"""Shape and range checks, a loop over batches that survives running out of memory, and a faster GELU."""
 
 import warnings
 from collections.abc import Callable
@@ -58,6 +58,14 @@ def check_range(x: Array, name: str, lo: float, hi: float) -> None:
 
 def _size(x: Array) -> int:
     return x.numel() if isinstance(x, torch.Tensor) else x.size
+
+
+def fuse_gelu(model: torch.nn.Module) -> None:
+    """Put torch's tanh GELU where transformers composes it of eight operations, in place: the same and much faster."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def map_batches(fn: Callable, x: Array, *, batch_size: int):

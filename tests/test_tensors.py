@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib.tensors import check_range, check_shape, is_out_of_memory, map_batches
+from glasslib.tensors import check_range, check_shape, fuse_gelu, is_out_of_memory, map_batches
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,15 @@ def test_other_errors_pass_through_unchanged():
         warnings.simplefilter("error")
         map_batches(broken, torch.zeros(4), batch_size=4)
     assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_a_composed_gelu_gives_way_to_torch_s():
+    from transformers.activations import NewGELUActivation
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(NewGELUActivation()), torch.nn.GELU())
+    x = torch.linspace(-6, 6, 90).reshape(30, 3)
+    before = model(x)
+    fuse_gelu(model)
+    assert [type(layer) for layer in (model[1][0], model[2])] == [torch.nn.GELU, torch.nn.GELU]
+    assert model[2].approximate == "none"
+    torch.testing.assert_close(model(x), before)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glasslib import embedding, presets
 from glasslib.bench import published_biggan, published_glass, published_stylegan2
+from glasslib.bench.capdec_fullsize import as_published
 from glasslib.generators.biggan import BigGANGenerator
 from glasslib.generators.biggan_networks import GeneratorNetwork, fold_spectral_norm, published_config
 from glasslib.tinyworld import captions, scenes
@@ -143,6 +144,7 @@ def gpt2_i2t() -> Contest:
     """One generation: what GPT-2 writes after a population of contexts, and CLIP's embeddings of it."""
     preset = presets.load("GPT2", weights="random", rng=torch.Generator().manual_seed(SEED))
     writer, clip = preset.generator, _clip()
+    published = as_published(writer.language_model)
     x = writer.latent_space.sample(POPULATION["gpt2"], rng=np.random.default_rng(SEED))
     contexts = torch.as_tensor(x).long()
 
@@ -151,7 +153,7 @@ def gpt2_i2t() -> Contest:
         return texts, clip.embed_texts(texts)
 
     def reference() -> tuple:
-        texts = published_glass.write(writer.language_model, writer.tokenizer, contexts)
+        texts = published_glass.write(published, writer.tokenizer, contexts)
         batches = [texts[i : i + published_glass.BATCH_SIZE] for i in range(0, len(texts), published_glass.BATCH_SIZE)]
         embedded = [published_glass.embed_texts(clip._model, clip._tokenizer, batch) for batch in batches]
         return texts, torch.cat(embedded)

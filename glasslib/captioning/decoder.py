@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.captioning.mapper import MlpMapper, TransformerMapper
-from glasslib.tensors import check_shape
+from glasslib.tensors import check_shape, fuse_gelu
 
 IGNORE = -100  # cross_entropy's own ignore_index; no vocabulary has this id
 # causal masks that older versions of transformers kept among GPT-2's weights
@@ -46,7 +46,7 @@ class CaptionDecoder(nn.Module):
         self.gpt, self.clip_project = language_model, mapper
         self.freeze_language_model = freeze_language_model
         self._head_alone: bool | None = None
-        _fuse_gelu(language_model)
+        fuse_gelu(language_model)
         if freeze_language_model:
             language_model.requires_grad_(False)
 
@@ -111,14 +111,6 @@ class CaptionDecoder(nn.Module):
         same = torch.allclose(head.float(), self.gpt(input_ids=ids).logits.float(), rtol=1e-3, atol=1e-3)
         self.gpt.train(training)
         return same
-
-
-def _fuse_gelu(model: nn.Module) -> None:
-    """Put torch's tanh GELU where transformers composes it of eight operations: the same, many times faster."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if type(child).__name__ == "NewGELUActivation":
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def load_published(decoder: CaptionDecoder, path: str | Path) -> CaptionDecoder:

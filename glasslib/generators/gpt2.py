@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from glasslib.latents import Tokens
-from glasslib.tensors import check_shape, map_batches
+from glasslib.tensors import check_shape, fuse_gelu, map_batches
 
 # CLIP-GLaSS's decoding, all of it: Gpt2Generator(model, tokenizer, **GLASS). The cut may fall inside a word.
 GLASS = {"context_length": 20, "prompt": "the picture of", "max_new_tokens": 30, "max_characters": 50, "stop": ()}
@@ -49,7 +49,7 @@ class Gpt2Generator:
         """Wrap a model.
 
         Args:
-            model: a causal language model of transformers; put into evaluation mode.
+            model: a causal language model of transformers; put into evaluation mode, its GELU made one operation.
             tokenizer: the transformers tokenizer that goes with it.
             context_length: how many tokens are searched.
             prompt: fixed text between the context and what the model writes; the returned text starts with it.
@@ -67,6 +67,7 @@ class Gpt2Generator:
             raise ValueError(
                 f"max_new_tokens and max_characters must be at least 1, got {max_new_tokens}, {max_characters}"
             )
+        fuse_gelu(model)
         self.language_model, self.tokenizer = model.eval(), tokenizer
         self._prompt_ids = _prompt_ids(tokenizer, prompt)
         self._max_new_tokens, self._max_characters, self._stop = max_new_tokens, max_characters, tuple(stop)
