@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glasslib import glass, runs
 from glasslib.embedding import ClipEmbedder
-from glasslib.generators import gpt2, stylegan2
+from glasslib.generators import biggan, gpt2, stylegan2
 from glasslib.scoring import ClipScorer, JointScorer, RealismScorer, TextScorer
 from glasslib.search import pareto
 from glasslib.search.candidate import Candidate
@@ -26,6 +26,11 @@ SEARCHES = {  # method -> module of glasslib.search and class, imported when ask
     "GA": ("genetic", "GeneticSearch"),
     "NSGA-II": ("genetic", "Nsga2Search"),
     "CMA-ES": ("cmaes", "CmaSearch"),
+}
+ENCODINGS: dict[str, dict] = {  # of BigGAN's classes -> arguments of `with_classes`
+    "softmax bits": {"encoding": "softmax_bits"},
+    "sparse mixture": {"encoding": "simplex"},
+    "single class": {"encoding": "simplex", "n_active": 1},
 }
 
 
@@ -60,6 +65,20 @@ class Preset:
     def writes_text(self) -> bool:
         """Whether the generator makes texts, so that the target is a picture."""
         return isinstance(self.generator, gpt2.Gpt2Generator)
+
+    def encoded(self, name: str) -> Preset:
+        """The same preset with the classes of its BigGAN encoded another way.
+
+        Args:
+            name: a key of ENCODINGS: CLIP-GLaSS's softmax over bits; a mixture of a few classes, ours; one class alone.
+
+        Raises:
+            ValueError: no such encoding, or a generator without classes.
+        """
+        if name not in ENCODINGS or not isinstance(self.generator, biggan.BigGANGenerator):
+            generator = type(self.generator).__name__
+            raise ValueError(f"an encoding must be one of {tuple(ENCODINGS)}, of a BigGAN, got {name!r} of {generator}")
+        return dataclasses.replace(self, generator=self.generator.with_classes(**ENCODINGS[name]))
 
     def search(self, method: str | None = None, *, rng: np.random.Generator, **settings):
         """A new search of the generator's latent space, with the preset's population unless `settings` say otherwise.
@@ -136,6 +155,23 @@ def _tiny_stylegan2() -> Preset:
     )
 
 
+def _tiny_biggan() -> Preset:
+    return Preset(
+        name="tiny-biggan",
+        generator=biggan.BigGANGenerator.load(models.WEIGHTS / "biggan", truncation=0.7, n_active=2, batch_size=32),
+        embedder=models.load_clip(),
+        load_judge=models.load_judge,
+        popsize=32,
+        n_generations=50,
+        prompts=(
+            "a blue star on the left",
+            "a red heart at the top",
+            "a yellow ring on a dark background",
+        ),
+        weights=_tiny_weights("biggan", "clip", "judge"),
+    )
+
+
 def _tiny_gpt2() -> Preset:
     return Preset(
         name="tiny-gpt2",
@@ -150,7 +186,11 @@ def _tiny_gpt2() -> Preset:
     )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {"tiny-stylegan2": _tiny_stylegan2, "tiny-gpt2": _tiny_gpt2}
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "tiny-stylegan2": _tiny_stylegan2,
+    "tiny-biggan": _tiny_biggan,
+    "tiny-gpt2": _tiny_gpt2,
+}
 # what the notebooks ask for with `-p preset paper`
 PAPER = {"paper-stylegan2": "StyleGAN2_ffhq_d", "paper-biggan": "DeepMindBigGAN256", "paper-gpt2": "GPT2"}
 

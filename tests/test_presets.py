@@ -1,9 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from glasslib import demo, presets, runs
 from glasslib.bench import clock, tiny_searches
+from glasslib.generators.biggan import BigGANGenerator
+from glasslib.generators.biggan_networks import GeneratorNetwork
 from glasslib.search import loop
 from glasslib.tinyworld import captions, scenes
 
@@ -37,6 +41,53 @@ def test_a_notebook_takes_tiny_paper_and_configurations_of_its_family():
     assert presets.for_notebook("StyleGAN2_car_nod", "stylegan2") == "StyleGAN2_car_nod"
     with pytest.raises(ValueError, match="stylegan2 notebook must be one of .*StyleGAN2_church_d.*, got 'GPT2'"):
         presets.for_notebook("GPT2", "stylegan2")
+
+
+@pytest.fixture
+def classy(painter):
+    """A preset of a BigGAN of 8 pixels and 7 classes, with random weights."""
+    torch.manual_seed(0)
+    config = {
+        "output_dim": 8, "z_dim": 6, "class_embed_dim": 6, "channel_width": 4, "num_classes": 7,
+        "layers": [[False, 16, 2], [True, 2, 1]], "attention_layer_position": 1, "eps": 1e-4, "n_stats": 51,
+    }  # fmt: skip
+    generator = BigGANGenerator(GeneratorNetwork(**config), config=config, n_active=3, truncation=0.5)
+    return dataclasses.replace(painter, generator=generator)
+
+
+def test_encodings_differ_in_how_much_of_a_class_they_reach(classy):
+    x = np.concatenate([np.zeros((7, 6)), np.eye(7)], axis=1)  # one bit set, or one variable: the purest each can do
+    masses = {}
+    for name in presets.ENCODINGS:
+        encoded = classy.encoded(name)
+        masses[name] = encoded.generator.classes.weights(np.eye(7)).max()
+        assert encoded.search("GA", rng=np.random.default_rng(0), popsize=4).ask().shape == (4, 13)
+        drawn = (encoded.generator.latent_space.sample(50, rng=np.random.default_rng(0))[:, 6:] > 0).sum(axis=1).max()
+        assert name == "softmax bits" or drawn == {"single class": 1, "sparse mixture": 3}[name]
+    assert masses == {"softmax bits": pytest.approx(np.e / (np.e + 6)), "sparse mixture": 1, "single class": 1}
+    assert torch.equal(classy.encoded("single class").make(x), classy.encoded("sparse mixture").make(x))
+    assert not torch.allclose(classy.encoded("single class").make(x), classy.encoded("softmax bits").make(x))
+    assert classy.generator.classes.n_active == 3, "the preset itself stays as it is"
+
+
+def test_an_encoding_needs_a_name_that_is_there_and_classes(classy, painter):
+    with pytest.raises(ValueError, match="one of .*softmax bits.*, of a BigGAN, got 'one hot' of BigGANGenerator"):
+        classy.encoded("one hot")
+    with pytest.raises(ValueError, match="got 'softmax bits' of StyleGAN2Generator"):
+        painter.encoded("softmax bits")
+
+
+def test_another_truncation_and_other_classes_of_one_network(classy):
+    generator = classy.generator
+    x = generator.latent_space.sample(4, rng=np.random.default_rng(0))
+    made = {"network": generator._network, "config": generator._config, "n_active": 1}
+    expected = BigGANGenerator(**made, truncation=0.9)(x)
+    assert torch.equal(generator.truncated(0.9).with_classes(n_active=1)(x), expected)
+    assert not torch.equal(generator(x), expected)
+    with pytest.raises(ValueError, match="truncation must be above 0 and at most 1, got 2"):
+        generator.truncated(2)
+    with pytest.raises(ValueError, match="n_active must be at most n_classes=7, got 8"):
+        generator.with_classes(n_active=8)
 
 
 def test_weights_are_named_by_hash(painter):

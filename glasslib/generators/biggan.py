@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -47,14 +49,12 @@ class BigGANGenerator:
         self, network: GeneratorNetwork, *, config: dict, truncation: float = 1.0, encoding: str = "simplex",
         n_active: int | None = None, faithful: bool = False, batch_size: int = 16,
     ) -> None:  # fmt: skip
-        if not 0 < truncation <= 1:
-            raise ValueError(f"truncation must be above 0 and at most 1, got {truncation}")
         n_active = min(N_ACTIVE, network.num_classes) if n_active is None else n_active
-        self.classes = ClassMixture(n_classes=network.num_classes, n_active=n_active, encoding=encoding)
-        self.latent_space = Product((TruncatedNormal(dim=network.z_dim, truncation=Z_BOUND), self.classes))
         self.image_size = network.output_dim
-        self.truncation, self.faithful, self.batch_size = truncation, faithful, batch_size
+        self.faithful, self.batch_size = faithful, batch_size
         self._network, self._config = network.freeze(), config
+        self._truncate(truncation)
+        self._encode(ClassMixture(n_classes=network.num_classes, n_active=n_active, encoding=encoding))
 
     def __call__(self, latents: Tensor | np.ndarray) -> Tensor:
         """(n, dim) -> (n, 3, h, w) RGB in [0, 1]; differentiable. Any float type; taken to the network's device.
@@ -68,6 +68,24 @@ class BigGANGenerator:
             raise ValueError(f"latents must be finite, got {int((~torch.isfinite(x)).sum())} bad of {x.numel()} values")
         check_range(x[:, self._network.z_dim :], "class variables", 0.0, 1.0)
         return map_batches(self._render, x, batch_size=self.batch_size)
+
+    def truncated(self, truncation: float) -> BigGANGenerator:
+        """Return a generator with the same network and options but another truncation, in (0, 1]."""
+        other = copy.copy(self)
+        other._truncate(truncation)
+        return other
+
+    def with_classes(self, *, encoding: str | None = None, n_active: int | None = None) -> BigGANGenerator:
+        """Return a generator with the same network and options that reads its classes another way.
+
+        Args:
+            encoding: "simplex" or "softmax_bits"; None: as it is.
+            n_active: how many classes count in a mixture; None: as it is.
+        """
+        other, changed = copy.copy(self), {"encoding": encoding, "n_active": n_active}
+        changed = {key: value for key, value in changed.items() if value is not None}
+        other._encode(dataclasses.replace(self.classes, **changed))
+        return other
 
     def to(self, device: torch.device | str) -> BigGANGenerator:
         """Move the network, in place."""
@@ -103,6 +121,15 @@ class BigGANGenerator:
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit config.json; use the files that belong together. {error}") from error
         return cls(network, config=config, **options)
+
+    def _truncate(self, truncation: float) -> None:
+        if not 0 < truncation <= 1:
+            raise ValueError(f"truncation must be above 0 and at most 1, got {truncation}")
+        self.truncation = truncation
+
+    def _encode(self, classes: ClassMixture) -> None:
+        self.classes = classes
+        self.latent_space = Product((TruncatedNormal(dim=self._network.z_dim, truncation=Z_BOUND), classes))
 
     def _render(self, x: Tensor) -> Tensor:
         z, classes = x.split([self._network.z_dim, self._network.num_classes], dim=1)
