@@ -67,7 +67,7 @@ class TransformerMapper(nn.Module):
         check_shape(embeddings, "embeddings", f"n {self.embedding_dim}")
         tokens = self.linear(embeddings).view(len(embeddings), self.clip_length, self.gpt_dim)
         constants = self.prefix_const.expand(len(embeddings), -1, -1)
-        return self.transformer(torch.cat((tokens, constants), dim=1))[:, self.clip_length :]
+        return self.transformer(torch.cat((tokens, constants), dim=1), first=self.clip_length)
 
 
 class MlpMapper(nn.Module):
@@ -109,10 +109,11 @@ class _Transformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Layer(dim, n_heads=n_heads, hidden=int(dim * mlp_ratio)) for _ in range(n_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+    def forward(self, x: Tensor, *, first: int) -> Tensor:
+        """The tokens from `first` on; the last layer computes no others."""
+        for layer in self.layers[:-1]:
             x = layer(x)
-        return x
+        return self.layers[-1](x, first=first)
 
 
 class _Layer(nn.Module):
@@ -121,13 +122,14 @@ class _Layer(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(dim), _Attention(dim, n_heads=n_heads)
         self.norm2, self.mlp = nn.LayerNorm(dim), _FeedForward(dim, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, *, first: int = 0) -> Tensor:
+        normed = self.norm1(x)
+        x = x[:, first:] + self.attn(normed[:, first:], normed)
         return x + self.mlp(self.norm2(x))
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention; no bias in queries, keys and values, as published."""
+    """Multi-head attention; no bias in queries, keys and values, as published."""
 
     def __init__(self, dim: int, *, n_heads: int) -> None:
         super().__init__()
@@ -136,8 +138,8 @@ class _Attention(nn.Module):
         self.to_keys_values = nn.Linear(dim, 2 * dim, bias=False)  # keys in the first half of the rows
         self.project = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        keys, values = self.to_keys_values(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        keys, values = self.to_keys_values(context).chunk(2, dim=-1)
         heads = (self._heads(part) for part in (self.to_queries(x), keys, values))
         return self.project(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 

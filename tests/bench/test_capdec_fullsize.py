@@ -35,9 +35,10 @@ def ways(rows):
 
 
 def test_lengths_are_about_coco_s():
-    lengths = capdec_fullsize.n_words(100_000, rng=np.random.default_rng(0))
-    assert abs(lengths.mean() - 10.5) < 0.05 and abs(lengths.std() - 2.4) < 0.05
-    assert lengths.min() >= 5 and lengths.max() + 1 <= capdec_fullsize.ROW_LENGTH == 35
+    lengths = capdec_fullsize.n_tokens(100_000, rng=np.random.default_rng(0))
+    assert abs(lengths.mean() - 11.54) < 0.05 and abs(lengths.std() - 2.79) < 0.05
+    assert np.percentile(lengths, [1, 10, 50, 90, 99]) == pytest.approx([8, 9, 11, 15, 21], abs=1)  # COCO's
+    assert capdec_fullsize.ROW_LENGTH == 39
     texts = capdec_fullsize.captions(50, rng=np.random.default_rng(0))
     assert len(set(texts)) == 50 and all(text.endswith(".") for text in texts)
 
