@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib.bench import contests, fullsize, published_biggan
+from glasslib.bench import contests, fullsize, published_biggan, published_glass
 from glasslib.bench.parity import golden_biggan
+from glasslib.embedding import ClipEmbedder
+from glasslib.generators import gpt2
 from glasslib.generators.biggan_networks import GeneratorNetwork, fold_spectral_norm
+from glasslib.tinyworld import models
 
 
 @pytest.mark.parametrize(("truncation", "value"), [(1.0, "image_truncation1"), (0.4, "image_truncation04")])
@@ -78,3 +81,30 @@ def test_sentences_are_cut_as_in_the_paper():
     assert texts == contests.sentences(40) and len(set(texts)) > 20
     assert all(text.startswith("the picture of ") and len(text) <= 50 for text in texts)
     assert not any(text.count("the picture of") > 1 for text in texts)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """The tiny CLIP, fed pictures as CLIP-GLaSS does it."""
+    mine = models.load_clip()
+    return ClipEmbedder(mine._model, mine._tokenizer, normalize=False, resize="bilinear")
+
+
+@torch.no_grad()
+def test_plain_clip_equals_ours(clip):
+    images = torch.rand(3, 3, 50, 50, generator=torch.Generator().manual_seed(0))
+    plain = published_glass.embed_images(clip._model, images)
+    assert contests.deviation(clip.embed_images(images), plain) <= 1e-4
+    texts = ["a red star", "a large blue ring on a dark background", "a green heart at the top"]
+    plain = published_glass.embed_texts(clip._model, clip._tokenizer, texts)
+    assert contests.deviation(clip.embed_texts(texts), plain) <= 1e-4
+
+
+def test_plain_writing_equals_ours():
+    model, tokenizer = gpt2.load(models.WEIGHTS / "gpt2")
+    ours = gpt2.Gpt2Generator(model, tokenizer, **gpt2.GLASS)
+    contexts = torch.as_tensor(ours.latent_space.sample(30, rng=np.random.default_rng(0))).long()
+    texts = published_glass.write(model, tokenizer, contexts)
+    # the tiny tokenizer decodes a space before the end-of-text that is cut off; GPT-2's own does not
+    assert [text.rstrip() for text in texts] == [text.rstrip() for text in ours(contexts)] and len(set(texts)) > 5
+    assert max(map(len, texts)) == 50
