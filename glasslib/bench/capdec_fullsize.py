@@ -37,7 +37,7 @@ ROW_LENGTH = int(MEAN_TOKENS + 10 * STD_TOKENS)
 WORDS = "a the man woman dog cat is sitting riding on in with of red blue large small table street field".split()
 N_TEXTS, N_TEXTS_PUBLISHED, TEXT_BATCH = 512, 16, 32
 N_IMAGES, STEPS = 8, {"decode12": 12, "decode67": 67}
-REPEATS = {"embed": 5, "train_step": 5, "decode12": 5, "decode67": 3}
+REPEATS = {"embed": 5, "decode12": 5, "decode67": 3, "train_step": 5}
 TOLERANCE = 1e-4  # of embeddings and, relative to their norm, of gradients
 
 
@@ -91,16 +91,15 @@ def images(n: int, *, seed: int) -> Tensor:
     return F.normalize(torch.randn(n, EMBEDDING_DIM, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def measure(*, part: str, n_repeats: int) -> list[dict]:
-    """Time one part, ours and published in turn: a row for each way and repeat, seconds a caption (or a step)."""
-    return PARTS[part](n_repeats)
+def measure(*, part: str, repeat: int) -> list[dict]:
+    """Time one part once, ours and published in turn: a row for each way, seconds a caption (or a step)."""
+    return PARTS[part]()(repeat)
 
 
-def _timed(rows: list[dict], way: str, per: int, work: Callable[[], Any]) -> Any:
+def _timed(way: str, per: int, work: Callable[[], Any]) -> tuple[dict, Any]:
     started = time.process_time()
     result = work()
-    rows.append({"way": way, "per": per, "cpu_seconds": (time.process_time() - started) / per})
-    return result
+    return {"way": way, "per": per, "cpu_seconds": (time.process_time() - started) / per}, result
 
 
 def _require(part: str, difference: float, tolerance: float) -> None:
@@ -108,7 +107,8 @@ def _require(part: str, difference: float, tolerance: float) -> None:
         raise RuntimeError(f"{part}: ours must equal the published way within {tolerance}, differs by {difference}")
 
 
-def embed(n_repeats: int) -> list[dict]:
+@functools.cache
+def embed() -> Callable[[int], list[dict]]:
     """Embed captions: ours in sorted, trimmed batches; published one at a time, padded to 77 tokens."""
     import open_clip
 
@@ -116,17 +116,20 @@ def embed(n_repeats: int) -> list[dict]:
     rng = torch.Generator().manual_seed(0)
     clip = embedding.load("RN50x4", "openai", weights="random", rng=rng, **options)
     model, tokenizer = clip._model, open_clip.get_tokenizer("RN50x4")  # the very weights that ours runs
-    rows: list[dict] = []
-    for repeat in range(n_repeats):
+
+    def run(repeat: int) -> list[dict]:
         texts = captions(N_TEXTS, rng=np.random.default_rng([2, repeat]))
         few = texts[:N_TEXTS_PUBLISHED]
-        ours = _timed(rows, "ours", len(texts), lambda texts=texts: clip.embed_texts(texts))
-        theirs = _timed(rows, "published", len(few), lambda few=few: published.embed_texts(model, tokenizer, few))
+        row, ours = _timed("ours", len(texts), lambda: clip.embed_texts(texts))
+        slow, theirs = _timed("published", len(few), lambda: published.embed_texts(model, tokenizer, few))
         _require("embed", float((ours[: len(few)] - theirs).abs().max()), TOLERANCE)
-    return rows
+        return [row, slow]
+
+    return run
 
 
-def train_step(n_repeats: int) -> list[dict]:
+@functools.cache
+def train_step() -> Callable[[int], list[dict]]:
     """Train on batches of 34: ours on rows as long as the batch's longest, published on the corpus' longest."""
     decoder = new_decoder()
     _require("train_step", _gradients_differ(decoder), TOLERANCE)
@@ -135,20 +138,20 @@ def train_step(n_repeats: int) -> list[dict]:
     gpt = as_published(decoder.gpt)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.learning_rate, weight_decay=0.0)
 
-    def published_step(embeddings: Tensor, token_ids: Tensor, _labels: Tensor) -> None:
+    def published_step(embeddings: Tensor, token_ids: Tensor) -> None:
         optimizer.zero_grad()
         _published_loss(decoder.clip_project, gpt, embeddings, token_ids).backward()
         optimizer.step()
 
-    rows: list[dict] = []
-    with torch.random.fork_rng(devices=[]):  # dropout
-        torch.manual_seed(0)
-        for repeat in range(n_repeats):
-            given = batch(repeat)
-            _timed(rows, "ours", 1, functools.partial(trainer.advance, *given))
-            _timed(rows, "published", 1, functools.partial(published_step, *given))
-    trainer.finish()
-    return rows
+    def run(repeat: int) -> list[dict]:
+        given = batch(repeat)
+        with torch.random.fork_rng(devices=[]):  # dropout
+            torch.manual_seed(repeat)
+            row, _ = _timed("ours", 1, lambda: trainer.advance(*given))
+            slow, _ = _timed("published", 1, lambda: published_step(*given[:2]))
+        return [row, slow]
+
+    return run
 
 
 def _published_loss(mapper: TransformerMapper, gpt: nn.Module, embeddings: Tensor, token_ids: Tensor) -> Tensor:
@@ -171,7 +174,8 @@ def _gradients_differ(decoder: CaptionDecoder) -> float:
     return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in zip(*found, strict=True))
 
 
-def decode(part: str, n_repeats: int) -> list[dict]:
+@functools.cache
+def decode(part: str) -> Callable[[int], list[dict]]:
     """Write captions by the published beam search: ours for 8 images at once, published for one."""
     decoder = new_decoder()
     gpt, weights = as_published(decoder.gpt), decoder.clip_project.state_dict()
@@ -181,19 +185,19 @@ def decode(part: str, n_repeats: int) -> list[dict]:
     def theirs(embedding: Tensor) -> list[list[int]]:
         return published.beam_search(gpt, published.map_embedding(weights, embedding, n_heads=N_HEADS), **options)
 
-    rows: list[dict] = []
-    for repeat in range(n_repeats):
+    def run(repeat: int) -> list[dict]:
         given = images(N_IMAGES, seed=repeat)
-        work = functools.partial(decoding.published_beam, decoder, given, n_captions=5, **options)
-        ours = _timed(rows, "ours", N_IMAGES, work)
-        expected = _timed(rows, "published", 1, functools.partial(theirs, given[:1]))
+        row, ours = _timed("ours", N_IMAGES, lambda: decoding.published_beam(decoder, given, n_captions=5, **options))
+        slow, expected = _timed("published", 1, lambda: theirs(given[:1]))
         _require(part, float(ours[0] != expected), 0)
         if len(expected[0]) != STEPS[part]:
             raise RuntimeError(f"{part} must write {STEPS[part]} tokens, got {len(expected[0])}: take another seed")
-    return rows
+        return [row, slow]
+
+    return run
 
 
-def peak(n_repeats: int) -> list[dict]:
+def peak() -> Callable[[int], list[dict]]:
     """The memory of a training step and of a batch of captions of 67 tokens, weights and optimiser with it, in GB."""
 
     def work() -> None:
@@ -203,8 +207,7 @@ def peak(n_repeats: int) -> list[dict]:
         trainer.finish()
         decoding.published_beam(decoder, images(N_IMAGES, seed=0), stop_id=STOP_ID, max_tokens=STEPS["decode67"])
 
-    _, growth_mb = memory.peak_growth_mb(work)
-    return [{"peak_gb": growth_mb / 1e3}]
+    return lambda _repeat: [{"peak_gb": memory.peak_growth_mb(work)[1] / 1e3}]
 
 
 PARTS = {
@@ -226,19 +229,20 @@ def machine() -> dict[str, Any]:
 
 def bench_fullsize() -> None:
     """Measure bench.embed, .train_step, .decode12, .decode67 and the peak; write results/bench_capdec_fullsize/."""
-    done = {part: _part(part, n_repeats) for part, n_repeats in ({"peak": 1} | REPEATS).items()}
-    found = {f"bench.{part}": ratio(done[part]) for part in REPEATS}
-    found["bench.capdec_peak_gb"] = runs.metric(done["peak"][0]["peak_gb"], n=1, unit="GB")
-    table = [{"part": part, **row} for part in REPEATS for row in done[part]]
+    done = {part: _rows(part, n_repeats) for part, n_repeats in REPEATS.items()}
+    [peak_row] = _rows("peak", 1)
+    found = {f"bench.{part}": ratio(rows) for part, rows in done.items()}
+    found["bench.capdec_peak_gb"] = runs.metric(peak_row["peak_gb"], n=1, unit="GB")
+    table = [{"part": part, **row} for part, rows in done.items() for row in rows]
     params = {"machine": machine(), "repeats": REPEATS, "batch_size": BATCH_SIZE, "images_at_once": N_IMAGES}
     params |= {"caption_tokens": f"{MEAN_TOKENS} +- {STD_TOKENS}", "published_row_length": ROW_LENGTH}
     write("bench_capdec_fullsize", params, found, {"seconds": table})
 
 
-def _part(part: str, n_repeats: int) -> list[dict]:
-    return run_jobs(
-        measure, [{"part": part, "n_repeats": n_repeats}], name=f"capdec-fullsize-{part}", weights=(), n_workers=1
-    )
+def _rows(part: str, n_repeats: int) -> list[dict]:
+    """The rows of all repeats, in one process; those of an earlier run are kept, and so a stop loses one repeat."""
+    jobs = [{"part": part, "repeat": repeat} for repeat in range(n_repeats)]
+    return run_jobs(measure, jobs, name="capdec-fullsize", weights=(), n_workers=1)
 
 
 def ratio(rows: list[dict]) -> dict[str, Any]:
