@@ -21,7 +21,7 @@ def test_a_sentence_without_a_telling_word_gets_the_commonest_register():
     assert classifier(["words it never met", ""]) == ["neutral", "neutral"]
 
 
-def test_it_is_the_optimum_that_scikit_learn_would_find():
+def test_no_other_weights_would_do_better():
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(6)]
     texts = [" ".join(w for w in words if rng.random() < 0.5) or "w0" for _ in range(200)]
