@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.tensors import check_range, check_shape, map_batches
+from glasslib.towers import encode_image_pooled, encode_text_trimmed, fuse_quick_gelu
 
 RESIZES = ("shortest", "longest", "squash", "bilinear")
 LEAST_ROWS = 8  # texts in a batch for which a CPU reads all weights once more, to save the padding of shorter texts
@@ -26,7 +27,8 @@ class ClipEmbedder:
 
     Texts run at the length of the longest row of their batch instead of CLIP's full context, which changes nothing (the
     text tower is causal and reads its result at the end-of-text token) and is several times faster; batches are sorted
-    by length. Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+    by length. Of a transformer's last block only the token that is read is computed (towers.py). Source: Radford et al.
+    2021, https://arxiv.org/abs/2103.00020.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ClipEmbedder:
         Raises:
             ValueError: an unknown `resize` or `precision`, or a model whose input is not square.
         """
+        fuse_quick_gelu(model)
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
@@ -104,7 +107,7 @@ class ClipEmbedder:
     def _embed_image_batch(self, images: Tensor) -> Tensor:
         pixels = (self._to_square(images) - self._pixel_mean) / self._pixel_std
         with self._casting():
-            features = self._model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+            features = encode_image_pooled(self._model, pixels.contiguous(memory_format=torch.channels_last))
         return F.normalize(features.float(), dim=1)
 
     def _to_square(self, images: Tensor) -> Tensor:
@@ -226,35 +229,6 @@ def _like_lengths(rows: list[tuple[str, list[int]]], *, least: int) -> list[list
             batches.append([])
         batches[-1].append(row)
     return batches
-
-
-def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:
-    """open_clip's text features, computed only up to the longest text.
-
-    Args:
-        model: an open_clip model. One whose text tower is another library's, or not causal, is run at full length.
-        token_ids: (n, context_length), 0 past each text's end; taken to the model's device.
-
-    Returns:
-        (n, dim), as `model.encode_text` gives, not normalised.
-    """
-    tower = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
-    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-    device = next(model.parameters()).device
-    # without a causal mask a text also reads the padding after it, so that cutting the padding would change the result
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    if not causal or pool not in ("argmax", "eos"):
-        return model.encode_text(token_ids.to(device))
-    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-    ends = (token_ids if pool == "argmax" else (token_ids == eos).int()).argmax(dim=1)  # end-of-text: the highest id
-    length = int(ends.max()) + 1
-    token_ids, ends = token_ids[:, :length].to(device), ends.to(device)
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(token_ids).to(dtype) + tower.positional_embedding[:length].to(dtype)  # (n, length, width)
-    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x), device=device), ends]
-    projection = tower.text_projection
-    return projection(x) if isinstance(projection, nn.Linear) else x if projection is None else x @ projection
 
 
 def _square_size(size: int | Sequence[int]) -> int:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from glasslib import embedding
-from glasslib.embedding import ClipEmbedder, encode_text_trimmed
+from glasslib import embedding, towers
+from glasslib.embedding import ClipEmbedder
+from glasslib.towers import encode_image_pooled, encode_text_trimmed
 
 CONTEXT = 16
 WORDS = ("a", "red", "blue", "star", "circle", "on", "the", "left", "of", "yellow")
@@ -65,6 +66,39 @@ def test_trimmed_text_equals_open_clip_s_full_length(clip):
         assert torch.allclose(encode_text_trimmed(model, token_ids[rows]), full[rows], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("vision", "is_short"),
+    [
+        ({}, True),
+        ({"pool_type": "avg"}, False),
+        ({"attentional_pool": True, "attn_pooler_heads": 4}, False),
+        ({"ls_init_value": 0.1}, True),
+    ],
+)
+def test_of_a_vision_transformer_s_last_block_the_class_token_is_computed(tmp_path, monkeypatch, vision, is_short):
+    import open_clip
+
+    config = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3} | vision
+    text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    name = "glasslib-vit-" + "-".join([*map(str, vision.values()), "plain"])
+    (tmp_path / f"{name}.json").write_text(json.dumps({"embed_dim": 12, "vision_cfg": config, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = open_clip.create_model(name).eval()
+        for parameter in model.visual.transformer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    full = model.encode_image(images)
+    (slope,) = torch.autograd.grad(full.square().sum(), images)
+    if is_short:
+        monkeypatch.setattr(model, "encode_image", None)  # not used
+    ours = encode_image_pooled(model, images)
+    assert full.std(dim=0).norm() > 0.1
+    torch.testing.assert_close(ours, full, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(ours.square().sum(), images)[0], slope, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", ["argmax", "eos"])
 def test_a_text_tower_of_its_own_module_is_trimmed_too(tmp_path, monkeypatch, pool):
     model, tokenizer = make_clip(tmp_path, f"glasslib-test-{pool}", custom=True, pool_type=pool, eos_id=49407)
@@ -78,7 +112,8 @@ def test_a_text_tower_of_its_own_module_is_trimmed_too(tmp_path, monkeypatch, po
 def test_trimmed_text_computes_no_more_than_the_longest(clip, monkeypatch):
     model, tokenizer = clip
     lengths = []
-    monkeypatch.setattr(model.transformer, "forward", lambda x, attn_mask: (lengths.append(x.shape[1]), x)[1])
+    block = model.transformer.resblocks[0]
+    monkeypatch.setattr(block, "forward", lambda x, attn_mask: (lengths.append(x.shape[1]), x)[1])
     encode_text_trimmed(model, tokenizer(["red", "a red star"]))
     assert lengths == [5]  # start, three words, end
 
@@ -387,3 +422,15 @@ def test_texts_are_cut_into_batches_of_like_length():
     assert [[len(ids) for _, ids in batch] for batch in batches] == [[3, 3], [4, 5, 5, 5], [7]]
     assert [row for batch in batches for row in batch] == rows
     assert embedding._like_lengths(rows, least=100) == [rows]
+
+
+def test_quick_gelu_in_place_is_the_same_to_the_last_bit():
+    from open_clip.transformer import QuickGELU
+
+    model, x = torch.nn.Sequential(torch.nn.Sequential(QuickGELU()), torch.nn.GELU()), torch.randn(50, 20)
+    with torch.no_grad():
+        before, copy = model(x), x.clone()
+        towers.fuse_quick_gelu(model)
+        assert torch.equal(model(x), before) and torch.equal(x, copy)
+    assert type(model[0][0]) is towers.InPlaceQuickGELU and type(model[1]) is torch.nn.GELU
+    assert torch.autograd.gradcheck(model, (x[:2, :3].double().requires_grad_(True),))

@@ -15,6 +15,7 @@ LAYERS = {
     "images": 0,
     "runs": 0,
     "downloads": 0,
+    "towers": 0,
     "latents": 1,
     "embedding": 1,
     "scoreboard": 1,

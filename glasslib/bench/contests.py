@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glasslib import embedding, presets
 from glasslib.bench import published_biggan, published_glass, published_stylegan2
@@ -43,18 +43,19 @@ def deviation(ours: Tensor | list[str], wanted: Tensor | list[str]) -> float:
     return float((ours - wanted).abs().max() / wanted.std())
 
 
-def _clip() -> embedding.ClipEmbedder:
-    """CLIP-GLaSS's ViT-B/32 as it feeds pictures to it, which remembers no text."""
+def _clip() -> tuple[embedding.ClipEmbedder, nn.Module]:
+    """CLIP-GLaSS's ViT-B/32 as it feeds pictures to it, which remembers no text; and the plain model."""
     rng, quirks = torch.Generator().manual_seed(SEED), {"normalize": False, "resize": "bilinear"}
-    return embedding.load("ViT-B-32", "openai", weights="random", rng=rng, text_cache_size=0, **quirks)
+    clip = embedding.load("ViT-B-32", "openai", weights="random", rng=rng, text_cache_size=0, **quirks)
+    return clip, published_glass.as_published(clip._model)
 
 
 def clip_image() -> Contest:
     """32 pictures of 256 pixels."""
-    clip = _clip()
+    clip, plain = _clip()
     images = torch.rand(POPULATION["clip_image"], 3, 256, 256, generator=torch.Generator().manual_seed(SEED))
     return Contest(
-        lambda: (published_glass.embed_images(clip._model, images),),
+        lambda: (published_glass.embed_images(plain, images),),
         {"bench.clip_image": lambda: (clip.embed_images(images),)},
     )
 
@@ -68,9 +69,9 @@ def sentences(n: int) -> list[str]:
 
 def clip_text() -> Contest:
     """100 texts of at most 50 characters."""
-    clip, texts = _clip(), sentences(POPULATION["clip_text"])
+    (clip, plain), texts = _clip(), sentences(POPULATION["clip_text"])
     return Contest(
-        lambda: (published_glass.embed_texts(clip._model, clip._tokenizer, texts),),
+        lambda: (published_glass.embed_texts(plain, clip._tokenizer, texts),),
         {"bench.clip_text": lambda: (clip.embed_texts(texts),)},
     )
 
@@ -92,7 +93,7 @@ def _biggan_state(config: dict) -> dict[str, Tensor]:
 
 def biggan(resolution: int) -> Contest:
     """One generation: BigGAN-deep's pictures of a population, and CLIP's embeddings of them."""
-    config, clip = published_config(resolution), _clip()
+    config, (clip, plain) = published_config(resolution), _clip()
     state = _biggan_state(config)
     network = GeneratorNetwork(**config)
     network.load_state_dict(fold_spectral_norm(state))
@@ -106,7 +107,7 @@ def biggan(resolution: int) -> Contest:
     def reference() -> tuple:
         z, bits = torch.as_tensor(x, dtype=torch.float32).split([config["z_dim"], config["num_classes"]], dim=1)
         images = published_biggan.generate(state, config, z, bits.softmax(dim=1)).add(1).div(2)
-        return images, published_glass.embed_images(clip._model, images)
+        return images, published_glass.embed_images(plain, images)
 
     return Contest(reference, {f"bench.biggan{resolution}": ours})
 
@@ -144,8 +145,8 @@ def gpt2_i2t() -> Contest:
     from glasslib.bench.capdec_fullsize import as_published
 
     preset = presets.load("GPT2", weights="random", rng=torch.Generator().manual_seed(SEED))
-    writer, clip = preset.generator, _clip()
-    published = as_published(writer.language_model)
+    writer, (clip, plain) = preset.generator, _clip()
+    plain_gpt = as_published(writer.language_model)
     x = writer.latent_space.sample(POPULATION["gpt2"], rng=np.random.default_rng(SEED))
     contexts = torch.as_tensor(x).long()
 
@@ -154,9 +155,9 @@ def gpt2_i2t() -> Contest:
         return texts, clip.embed_texts(texts)
 
     def reference() -> tuple:
-        texts = published_glass.write(published, writer.tokenizer, contexts)
+        texts = published_glass.write(plain_gpt, writer.tokenizer, contexts)
         batches = [texts[i : i + published_glass.BATCH_SIZE] for i in range(0, len(texts), published_glass.BATCH_SIZE)]
-        embedded = [published_glass.embed_texts(clip._model, clip._tokenizer, batch) for batch in batches]
+        embedded = [published_glass.embed_texts(plain, clip._tokenizer, batch) for batch in batches]
         return texts, torch.cat(embedded)
 
     return Contest(reference, {"bench.gpt2_i2t": ours})

@@ -25,7 +25,7 @@ REPETITIONS = 5
 TOLERANCE = 1e-3  # of the plain way's standard deviation; float32 through a whole network
 PARTS = tuple(contests.CONTESTS)
 TIMED = (  # a change of these is measured anew
-    *("generators/*_layers.py", "generators/*_networks.py", "generators/gpt2.py", "embedding.py"),
+    *("generators/*_layers.py", "generators/*_networks.py", "generators/gpt2.py", "embedding.py", "towers.py"),
     *("bench/contests.py", "bench/published_*.py"),
 )
 

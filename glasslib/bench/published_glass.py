@@ -8,6 +8,7 @@ Source: Galatolo et al. 2021, https://arxiv.org/abs/2102.01645, section 2, and w
 generator.py).
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,19 @@ from torch import Tensor, nn
 from glasslib.generators.gpt2 import GLASS
 
 BATCH_SIZE = 25
+
+
+def as_published(clip: nn.Module) -> nn.Module:
+    """open_clip's model as it makes it, on the same weights: `ClipEmbedder` puts a faster activation in its place."""
+    from open_clip.transformer import QuickGELU
+
+    shared = {id(tensor): tensor for tensor in [*clip.parameters(), *clip.buffers()]}
+    plain = copy.deepcopy(clip, shared)
+    for module in plain.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "InPlaceQuickGELU":
+                setattr(module, name, QuickGELU())
+    return plain
 
 
 def embed_images(model: nn.Module, images: Tensor) -> Tensor:

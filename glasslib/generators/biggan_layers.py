@@ -61,8 +61,11 @@ class BatchNorm(nn.Module):
             self.weight = nn.Parameter(torch.ones(n_channels))
             self.bias = nn.Parameter(torch.zeros(n_channels))
 
-    def forward(self, x: Tensor, rows: Rows, condition: Tensor | None = None) -> Tensor:
-        """(n, c, h, w), with a condition (n, n_condition) -> relu of the normalised, (n, c, h, w)."""
+    def forward(self, x: Tensor, rows: Rows, condition: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
+        """(n, c, h, w), with a condition (n, n_condition) -> relu of the normalised, (n, c, h, w).
+
+        With `overwrite` and without gradients the result takes the place of x: fresh memory costs more than the sums.
+        """
         if condition is None:
             gain, shift = self.weight[None], self.bias[None]
         else:
@@ -76,7 +79,8 @@ class BatchNorm(nn.Module):
             )
             gain = gain * (variance + self.eps).rsqrt()
             shift = shift - mean * gain
-        return F.relu(torch.addcmul(shift[:, :, None, None], x, gain[:, :, None, None]), inplace=True)
+        place = x if overwrite and not torch.is_grad_enabled() else None
+        return F.relu(torch.addcmul(shift[:, :, None, None], x, gain[:, :, None, None], out=place), inplace=True)
 
 
 class UpConv(nn.Conv2d):
@@ -154,9 +158,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, rows: Rows) -> Tensor:
         """(n, in, h, w) -> (n, out, h, w), or (n, out, 2 * h, 2 * w)."""
         y = self.conv_0(self.bn_0(x, rows, condition))
-        y = self.conv_1(self.bn_1(y, rows, condition))
-        y = self.conv_2(self.bn_2(y, rows, condition))
-        return self.conv_3(self.bn_3(y, rows, condition), x[:, : self.n_out])
+        y = self.conv_1(self.bn_1(y, rows, condition, overwrite=True))
+        y = self.conv_2(self.bn_2(y, rows, condition, overwrite=True))
+        return self.conv_3(self.bn_3(y, rows, condition, overwrite=True), x[:, : self.n_out])
 
 
 class SelfAttention(nn.Module):

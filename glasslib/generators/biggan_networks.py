@@ -47,7 +47,7 @@ class Synthesis(nn.Module):
         x = self.gen_z(condition).unflatten(1, self.first_shape).permute(0, 3, 1, 2)  # channels last in memory
         for layer in self.layers:
             x = layer(x) if isinstance(layer, SelfAttention) else layer(x, condition, rows)
-        return self.conv_to_rgb(self.bn(x, rows)).tanh()
+        return self.conv_to_rgb(self.bn(x, rows, overwrite=True)).tanh()
 
 
 class GeneratorNetwork(nn.Module):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glasslib import towers
 from glasslib.bench import contests, fullsize, published_biggan, published_glass
 from glasslib.bench.parity import golden_biggan
 from glasslib.embedding import ClipEmbedder
@@ -98,6 +99,16 @@ def test_plain_clip_equals_ours(clip):
     texts = ["a red star", "a large blue ring on a dark background", "a green heart at the top"]
     plain = published_glass.embed_texts(clip._model, clip._tokenizer, texts)
     assert contests.deviation(clip.embed_texts(texts), plain) <= 1e-4
+
+
+def test_the_plain_clip_has_its_own_activation_back_and_the_same_weights():
+    from open_clip.transformer import QuickGELU
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), towers.InPlaceQuickGELU(), torch.nn.BatchNorm1d(2))
+    plain = published_glass.as_published(model)
+    assert [type(layer) for layer in plain] == [torch.nn.Linear, QuickGELU, torch.nn.BatchNorm1d]
+    assert type(model[1]) is towers.InPlaceQuickGELU
+    assert plain[0].weight is model[0].weight and plain[2].running_mean is model[2].running_mean
 
 
 def test_plain_writing_equals_ours():

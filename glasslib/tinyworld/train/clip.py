@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-from glasslib.embedding import ClipEmbedder, encode_text_trimmed
+from glasslib.embedding import ClipEmbedder
 from glasslib.tinyworld import captions, scenes, wording, zeroshot
 from glasslib.tinyworld.models import WEIGHTS, clip_tokenizer, new_clip
 from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
+from glasslib.towers import encode_text_trimmed
 
 N_SCENES = 60_000
 BATCH_SIZE = 128
