@@ -189,12 +189,7 @@ def retrieved() -> list[dict]:
 
 def estimates() -> dict[str, float]:
     """How much noise captions alone suggest, as variances to three digits: CapDec's rule, and the matched angle's."""
-    embeddings, image_ids = spoken().embeddings[: 5 * N_LEVEL], spoken().scene_of[: 5 * N_LEVEL]
-    cosine = noise.paraphrase_cosine(embeddings, image_ids=image_ids)
-    found = {
-        "linf": noise.linf_noise_std(embeddings, image_ids=image_ids),
-        "angle": noise.noise_std_for_cosine(cosine, dim=embeddings.shape[1]),
-    }
+    found = recipe.estimated_noise_std(spoken())
     return {name: float(f"{std**2:.3g}") for name, std in found.items()}
 
 

@@ -22,7 +22,7 @@ def scores(**values):
 
 
 def test_levels_are_none_what_captions_suggest_and_around_it():
-    assert capdec.levels({"linf": 0.07, "angle": 0.02}) == [0.0, 0.002, 0.00667, 0.02, 0.07, 0.2, 0.7]
+    assert capdec.levels({"linf": 0.07, "angle": 0.02}) == [0.0, 0.002, 0.00667, 0.02, 0.07, 0.2]
 
 
 def test_the_best_level_is_that_of_the_arm_and_source_asked_for():
@@ -90,7 +90,7 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
     named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
              "precision", "best_arm"}  # fmt: skip
     assert {f"capdec.{name}" for name in named} <= toy["found"].keys()
-    assert {entry["n"] for entry in toy["found"].values()} == {12}
+    assert {entry["n"] for name, entry in toy["found"].items() if name != "time.captioner_min"} == {12}
     noise = toy["tables"]["noise"]
     assert {row["n_seeds"] for row in noise} == {1}
     assert {row["arm"] for row in noise} == {"capdec", "clipcap", "covariance", "retrieval"}

@@ -16,6 +16,7 @@ RECIPES = {
     "clip": ["clip", "--model", "tiny-clip", "--seed", "0"],
     "judge": ["clip", "--model", "tiny-judge", "--seed", "1"],
     "gpt2": ["gpt2"],
+    "captioner": ["captioner"],
     "stylegan2": ["stylegan2", "--features", str(FEATURES / "model.safetensors")],
 }
 
