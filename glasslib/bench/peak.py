@@ -20,7 +20,7 @@ from glasslib.bench.tiny_searches import run_jobs, write
 SMALL = {"preset": "paper", "weights": "random", "popsize": 4, "n_generations": 2}
 NOTEBOOKS: dict[str, dict[str, Any]] = {  # the quickest first -> what else makes it small
     "04_image_to_caption_gpt2": {"n_pictures": 2, "n_seeds": 1, "n_texts": 4},
-    "03_caption_to_image_biggan": {},
+    "03_caption_to_image_biggan": {"n_seeds": 1},
     "02_caption_to_image_stylegan2": {"n_seeds": 1, "n_arm_seeds": 1, "n_samples": 2},
 }
 EVERY_S = 0.1
