@@ -41,15 +41,14 @@ def equal_metrics(*, n_sets: int) -> list[dict]:
     Returns:
         A row for each metric: the largest difference over corpora and over single captions.
     """
-    sets = parity.random_sets(n_sets, rng=np.random.default_rng(0))
-    rows = [{"sets": f"{n_sets} random", "metric": name} | {"difference": worst} for name, worst in _worst(sets)]
+    sets = {f"{n_sets} random": parity.random_sets(n_sets, rng=np.random.default_rng(0))}
     if EXAMPLE.is_dir():
-        rows += [{"sets": "example", "metric": name, "difference": worst} for name, worst in _worst([example(EXAMPLE)])]
-    return rows
-
-
-def _worst(sets: list[parity.CaptionSet]) -> list[tuple[str, float]]:
-    return list(parity.largest_difference(sets).items())
+        sets["example"] = [example(EXAMPLE)]
+    return [
+        {"sets": name, "metric": metric, "difference": worst}
+        for name, own in sets.items()
+        for metric, worst in parity.largest_difference(own).items()
+    ]
 
 
 def example(folder: Path) -> parity.CaptionSet:
