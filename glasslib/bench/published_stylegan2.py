@@ -9,6 +9,7 @@ Source: Karras et al. 2020, https://arxiv.org/abs/1912.04958, appendix B; the re
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,17 +44,41 @@ def modulated_convolution(
     return x.reshape(n, n_out, up * height, up * width)
 
 
+def shifted(x: Tensor, step: float, axis: int) -> Tensor:
+    """(n, c, h, w) -> the same shape: what lies `step` pixels on, -1 to 1, along an axis, interpolated; 0 outside."""
+    moved = x.roll(-1 if step > 0 else 1, dims=axis)
+    moved.select(axis, -1 if step > 0 else 0).zero_()
+    return x * (1 - abs(step)) + moved * abs(step)
+
+
+def coarse_convolution(x: Tensor, weight: Tensor, styles: Tensor, *, shrink: int, flip: bool) -> Tensor:
+    """`modulated_convolution` on a map `shrink` times coarser, tap by tap, each 1 / shrink pixels from the middle."""
+    weight = weight.flip((2, 3)) if flip else weight
+    kernels = weight[None] * styles[:, None, :, None, None]  # (n, out, in, 3, 3)
+    kernels = kernels * (kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    total = 0
+    for i in range(3):
+        row = shifted(x, (i - 1) / shrink, 2)
+        for j in range(3):
+            total = total + torch.einsum("noi,nihw->nohw", kernels[..., i, j], shifted(row, (j - 1) / shrink, 3))
+    return total
+
+
 def fully_connected(layer, x: Tensor) -> Tensor:
     """(n, in) -> (n, out), the stored weight scaled first."""
     x = x @ (layer.weight * layer.weight_gain).T + layer.bias * layer.bias_gain
     return x if layer.linear else F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
-def synthesis_layer(layer, x: Tensor, w: Tensor) -> Tensor:
-    """One 3x3 layer with its constant noise."""
-    styles = fully_connected(layer.affine, w)
-    x = modulated_convolution(x, layer.weight, styles, layer.resample_filter, up=layer.up, demodulate=True)
-    x = x + layer.noise_const * layer.noise_strength
+def synthesis_layer(layer, x: Tensor, w: Tensor, shrink: int = 1) -> Tensor:
+    """One 3x3 layer with its constant noise; on a map `shrink` times coarser if that is not 1."""
+    styles, noise = fully_connected(layer.affine, w), layer.noise_const
+    if shrink == 1:
+        x = modulated_convolution(x, layer.weight, styles, layer.resample_filter, up=layer.up, demodulate=True)
+    else:
+        x = coarse_convolution(x, layer.weight, styles, shrink=shrink, flip=layer.up == 2)
+        noise = noise.unflatten(0, (-1, shrink)).unflatten(2, (-1, shrink)).mean(dim=(1, 3))
+    x = x + noise * layer.noise_strength
     x = F.leaky_relu(x + layer.bias[None, :, None, None], 0.2) * math.sqrt(2)
     return x if layer.conv_clamp is None else x.clamp(-layer.conv_clamp, layer.conv_clamp)
 
@@ -66,22 +91,24 @@ def to_rgb(layer, x: Tensor, w: Tensor) -> Tensor:
 
 
 def generate(network: GeneratorNetwork, z: Tensor, *, resolution: int | None = None) -> Tensor:
-    """(n, z_dim) -> (n, colours, resolution, resolution) with constant noise; unconditional, truncation psi 1."""
+    """(n, z_dim) -> (n, colours, resolution, resolution) with constant noise; unconditional, truncation psi 1.
+
+    A smaller `resolution` is ours, not published: the layers above it are computed on maps of that size.
+    """
     w = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
     for number in range(network.mapping.num_layers):
         w = fully_connected(getattr(network.mapping, f"fc{number}"), w)
     image = None
     for size in network.synthesis.resolutions:
         block = getattr(network.synthesis, f"b{size}")
+        shrink = 1 if resolution is None else max(1, size // resolution)
         if size == 4:
             x = block.const[None].repeat(len(z), 1, 1, 1)
         else:
-            x = synthesis_layer(block.conv0, x, w)
-        x = synthesis_layer(block.conv1, x, w)
+            x = synthesis_layer(block.conv0, x, w, shrink)
+        x = synthesis_layer(block.conv1, x, w, shrink)
         colours = to_rgb(block.torgb, x, w)
-        if image is not None:
-            colours = colours + upfirdn(image, block.resample_filter, up=2, padding=(2, 1, 2, 1), gain=4)
-        image = colours
-        if size == resolution:
-            break
+        if image is not None and shrink == 1:
+            image = upfirdn(image, block.resample_filter, up=2, padding=(2, 1, 2, 1), gain=4)
+        image = colours if image is None else colours + image
     return image

@@ -33,9 +33,9 @@ class StyleGAN2Generator:
         noise_mode: "const", "none", or "random" (then every call differs, and `rng` is needed).
         label: (c_dim,) the class all pictures belong to; only for class-conditional networks.
         batch_size: pictures at once; fewer need less memory and give the same pictures.
-        render_size: pixels of the pictures; None is the network's own size. The network sums one image per resolution,
-            so a smaller power of two stops early: much faster, for scoring candidates of which `at_full_size` then
-            renders the winners.
+        render_size: pixels of the pictures; None is the network's own size. With a smaller power of two no layer is
+            computed larger than that, which is much faster and gives about the picture scaled down: for scoring
+            candidates, of which `at_full_size` then renders the winners.
         rng: for noise_mode "random", on the networks' device.
 
     Source:

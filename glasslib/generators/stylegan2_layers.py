@@ -49,6 +49,16 @@ def fir_upsample(image: Tensor, resample_filter: Tensor) -> Tensor:
     return flat.reshape(n, channels, 2 * height, 2 * width)
 
 
+def shrink_kernel(kernel: Tensor, shrink: int) -> Tensor:
+    """Give the (out, in, 3, 3) kernel for a map `shrink` times coarser: each tap's neighbour is 1 / shrink pixels away.
+
+    What lies between two pixels is interpolated, so a tap is shared out between the middle and the neighbour.
+    """
+    near, rest = 1 / shrink, 1 - 1 / shrink
+    share = kernel.new_tensor([[near, 0, 0], [rest, 1, rest], [0, 0, near]])
+    return share @ kernel @ share.T
+
+
 class FullyConnected(nn.Module):
     """Linear layer whose stored weight is scaled at run time (equalised learning rate)."""
 
@@ -121,13 +131,22 @@ class SynthesisLayer(nn.Module):
         shape = (n, 1, self.resolution, self.resolution)
         return torch.randn(shape, generator=rng, device=self.weight.device) * self.noise_strength
 
-    def forward(self, x: Tensor, w: Tensor, *, noise_mode: str, rng: torch.Generator | None) -> Tensor:
-        """(n, in, h, w) and (n, w_dim) -> (n, out, up * h, up * w)."""
+    def forward(
+        self, x: Tensor, w: Tensor, *, noise_mode: str, rng: torch.Generator | None, shrink: int = 1
+    ) -> Tensor:  # fmt: skip
+        """(n, in, h, w) and (n, w_dim) -> (n, out, up * h, up * w).
+
+        With `shrink` 2, 4, ... the layer is computed on a map so many times coarser, about what averaging its result
+        would give; x has that size, and the result keeps it.
+        """
         styles = self.affine(w)  # (n, in)
         demodulation = (styles.square() @ self.weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # (n, out)
         # Scaling input and output channels equals scaling the kernel per image, and shares one kernel in the batch.
         x = x * styles[:, :, None, None]
-        if self.up == 2:
+        if shrink > 1:
+            kernel = self.weight.flip((2, 3)) if self.up == 2 else self.weight
+            x = F.conv2d(x, shrink_kernel(kernel, shrink), padding=1)
+        elif self.up == 2:
             x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)  # (n, out, 2 * h + 1, 2 * w + 1)
             x = fir_filtered(x, 4 * self.resample_filter, stride=1, padding=1)
         else:
@@ -136,6 +155,8 @@ class SynthesisLayer(nn.Module):
         x = x.mul_((demodulation * LRELU_GAIN)[:, :, None, None]).add_((self.bias * LRELU_GAIN)[:, None, None])
         noise = self._noise(len(x), noise_mode, rng)
         if noise is not None:
+            if shrink > 1:
+                noise = F.avg_pool2d(noise.reshape(-1, 1, self.resolution, self.resolution), shrink)
             x = x.add_(noise * LRELU_GAIN)
         return activate(x, gain=1, clamp=self.conv_clamp)
 

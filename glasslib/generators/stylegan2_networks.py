@@ -81,7 +81,10 @@ class SynthesisBlock(nn.Module):
         self.num_conv = 2 if n_in else 1
 
     def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, **noise) -> tuple[Tensor, Tensor]:
-        """Features and image of half the size, ws (n, num_conv + 1, w_dim) -> features and image of this size."""
+        """Features and image of half the size, ws (n, num_conv + 1, w_dim) -> features and image of this size.
+
+        `noise` may hold a `shrink` > 1: then what comes in and goes out has 1 / shrink of this size.
+        """
         if x is None:
             x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
@@ -89,7 +92,8 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, ws[:, -2], **noise)
         colours = self.torgb(x, ws[:, -1])
         if image is not None:
-            colours = colours + fir_upsample(image, self.resample_filter)
+            is_small = noise.get("shrink", 1) > 1
+            colours = colours + (image if is_small else fir_upsample(image, self.resample_filter))
         return x, colours
 
 
@@ -120,7 +124,9 @@ class SynthesisNetwork(nn.Module):
     ) -> Tensor:  # fmt: skip
         """(n, num_ws, w_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped.
 
-        A smaller `resolution` stops there: the image so far, without what larger layers would add.
+        With a smaller `resolution` no map grows beyond it: the layers above are computed coarsely, with kernels to
+        match (`shrink_kernel`). It is about the whole image scaled down. The image summed up to there would be cheaper
+        still, but a generator may leave nearly everything to its last layers, as our tiny one does.
         """
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, got {noise_mode!r}")
@@ -132,10 +138,10 @@ class SynthesisNetwork(nn.Module):
         first = 0
         for size in self.resolutions:
             block = getattr(self, f"b{size}")
-            x, image = block(x, image, ws[:, first : first + block.num_conv + 1], noise_mode=noise_mode, rng=rng)
+            shrink = 1 if resolution is None else max(1, size // resolution)
+            own = ws[:, first : first + block.num_conv + 1]
+            x, image = block(x, image, own, noise_mode=noise_mode, rng=rng, shrink=shrink)
             first += block.num_conv
-            if size == resolution:
-                break
         return image
 
 

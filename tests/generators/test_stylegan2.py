@@ -11,7 +11,7 @@ from glasslib.bench.contests import deviation
 from glasslib.bench.parity import GOLDEN
 from glasslib.bench.parity import golden_stylegan2 as golden
 from glasslib.generators.stylegan2 import StyleGAN2Generator
-from glasslib.generators.stylegan2_layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample
+from glasslib.generators.stylegan2_layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample, shrink_kernel
 from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
 
 CONFIGURATIONS = ("skip_res64", "cond_res32")
@@ -274,17 +274,50 @@ def test_published_computation_gives_the_same_pictures():
         assert deviation(generator(values["z"], resolution=resolution), published) <= TOLERANCE
 
 
-def test_smaller_pictures_are_the_image_so_far():
-    generator, discriminator = tiny_networks()
-    whole = StyleGAN2Generator(generator, discriminator, config=TINY)
-    small = StyleGAN2Generator(generator, discriminator, config=TINY, render_size=8)
+def test_smaller_pictures_are_about_the_whole_ones_scaled_down():
+    whole, small = tiny(), tiny(render_size=8)
     pictures = small(tiny_latents())
     assert pictures.shape == (7, 3, 8, 8) and small.image_size == 8
     assert torch.equal(small.at_full_size()(tiny_latents()), whole(tiny_latents()))
-    # With nothing added at 16x16, the whole picture is the small one doubled.
-    generator.synthesis.b16.torgb.weight.data.zero_()
-    doubled = fir_upsample(generator(torch.as_tensor(tiny_latents()).float(), resolution=8), fir_filter())
-    torch.testing.assert_close(whole(tiny_latents()), ((doubled + 1) / 2).clamp(0, 1))
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@torch.no_grad()
+def test_a_coarse_layer_is_about_the_average_of_the_layer(up):
+    """On a smooth map; with its kernel the other way round it is not."""
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.randn(2, 3, 2, 2), size=(16, 16), mode="bicubic")
+    layer, w = SynthesisLayer(3, 5, w_dim=4, resolution=16 * up, up=up), torch.randn(2, 4)
+    average = torch.nn.functional.avg_pool2d(layer(smooth.clone(), w, noise_mode="const", rng=None), 2)
+    x = smooth if up == 2 else torch.nn.functional.avg_pool2d(smooth, 2)
+
+    def error() -> float:
+        coarse = layer(x, w, noise_mode="const", rng=None, shrink=2)
+        assert coarse.shape == average.shape
+        return float((coarse - average)[..., 2:-2, 2:-2].std() / average.std())
+
+    assert error() < 0.03
+    layer.weight.data = layer.weight.data.flip((2, 3))
+    assert error() > 0.1
+
+
+@torch.no_grad()
+def test_coarse_layers_average_their_noise():
+    layer = SynthesisLayer(2, 3, w_dim=3, resolution=8)
+    layer.noise_strength.fill_(1.0)
+    layer.noise_const.copy_(torch.arange(64.0).reshape(8, 8))
+    x, w = torch.zeros(1, 2, 4, 4), torch.zeros(1, 3)
+    found = layer(x, w, noise_mode="const", rng=None, shrink=2)[0, 0]
+    assert found[0, :2].tolist() == pytest.approx([4.5 * 2**0.5, 6.5 * 2**0.5])  # means of 0, 1, 8, 9 and 2, 3, 10, 11
+    drawn = layer(x, w, noise_mode="random", rng=torch.Generator().manual_seed(0), shrink=2)
+    assert drawn.shape == (1, 3, 4, 4) and drawn.std() > 0
+
+
+def test_a_shrunk_kernel_by_hand():
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[0, 0, 0, 1], kernel[0, 0, 1, 1] = 4.0, 1.0  # one pixel up, and the middle
+    assert shrink_kernel(kernel, 4)[0, 0].tolist() == [[0, 1, 0], [0, 4, 0], [0, 0, 0]]
+    assert torch.equal(shrink_kernel(kernel, 1), kernel)
 
 
 def test_realism_needs_the_full_size():
