@@ -29,7 +29,13 @@ GALLERY = 8  # held-out scenes whose captions are kept at every amount of noise
 def levels(estimates: dict[str, float]) -> list[float]:
     """Variances to train at: none, what captions suggest, and less and more than the smaller of that."""
     low, high = sorted(estimates.values())
-    return [0.0, *sorted(float(f"{v:.3g}") for v in {low / 10, low / 3, low, high, 10 * low})]
+    return [0.0, *sorted(float(f"{v:.3g}") for v in {low / 3, low, high, 10 * low})]
+
+
+def ten_times(variance: float, variances: Sequence[float]) -> float:
+    """Ten times as much noise: the least amount trained at that is no less, or else exactly that."""
+    exact = float(f"{10 * variance:.3g}")
+    return min((v for v in variances if exact <= v <= 2 * exact), default=exact)
 
 
 def bench_capdec() -> None:
@@ -75,7 +81,7 @@ def sweep(variances: list[float]) -> tuple[list[dict], System]:
     images = {system: texts for system, texts in systems.items() if system[2] == "image"}
     select = scoring.score(images, world=given.world, references=given.references, first=0, last=work.N_SELECT)
     best = scoring.best(select, arm="capdec", source="image", noisy=True)
-    ten = float(f"{10 * best[1]:.3g}")
+    ten = ten_times(best[1], variances)
     rows += run(work.level, jobs("capdec", [] if ten in variances else [ten]))
     rows += run(work.base, [{"modality": "image", "seed": seed} for seed in SEEDS])
     rows += run(work.level, jobs("covariance", [best[1]]) + jobs("clipcap", sorted({0.0, best[1], ten})))
@@ -103,7 +109,7 @@ def noise_numbers(test: Scores, best: System, estimates: dict[str, float], *, rn
         "capdec.noise_gain": runs.metric(
             gain["value"] - 1, n=gain["n"], unit="ratio - 1", ci=[end - 1 for end in gain["ci"]]
         ),
-        "capdec.noise_fall": metrics.ratio(at[float(f"{10 * best[1]:.3g}")], at[best[1]], rng=rng),
+        "capdec.noise_fall": metrics.ratio(at[ten_times(best[1], sorted(at))], at[best[1]], rng=rng),
         "capdec.estimate_linf": metrics.ratio(at[estimates["linf"]], at[best[1]], rng=rng),
         "capdec.estimate": metrics.ratio(at[estimates["angle"]], at[best[1]], rng=rng),
         "capdec.reconstruction": scoring.slope(test, arm="capdec", source="text", rng=rng),

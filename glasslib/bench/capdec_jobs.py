@@ -20,6 +20,7 @@ from torch import Tensor
 from glasslib import runs
 from glasslib.captioning import captioner as captioners
 from glasslib.captioning import gap, noise, training
+from glasslib.captioning.captioner import Captioner
 from glasslib.tinyworld import captions, models, scenes
 from glasslib.tinyworld.train import captioner as recipe
 from glasslib.tinyworld.train.said import CACHE, Said, said
@@ -154,8 +155,9 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     captioner, log = trained(arm, variance, seed)
     common = {"arm": arm, "variance": variance, "seed": seed}
     rows = _curve(log, common)
+    write = Captioner(captioner.decoder, captioner.tokenizer, batch_size=N_SELECT + N_TEST)  # all at once: faster
     for source in SOURCES[:1] if arm == "clipcap" else SOURCES:
-        texts = captioner(crossed(source), max_tokens=recipe.MAX_TOKENS)
+        texts = write(crossed(source), max_tokens=recipe.MAX_TOKENS)
         rows += [{**common, "source": source, "scene": i, "caption": text} for i, text in enumerate(texts)]
     return rows
 

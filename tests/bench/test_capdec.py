@@ -1,14 +1,14 @@
 """CapDec's bench: how captions become numbers, and the whole of it on a few scenes."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from glasslib import metrics
 from glasslib.bench import capdec, capdec_scores
 from glasslib.bench import capdec_jobs as work
-from glasslib.tinyworld import captions, scenes
+from glasslib.captioning import captioner as captioners
+from glasslib.captioning import noise as noises
+from glasslib.tinyworld import captions, models, scenes
 
 
 def scores(**values):
@@ -22,7 +22,13 @@ def scores(**values):
 
 
 def test_levels_are_none_what_captions_suggest_and_around_it():
-    assert capdec.levels({"linf": 0.07, "angle": 0.02}) == [0.0, 0.002, 0.00667, 0.02, 0.07, 0.2]
+    assert capdec.levels({"linf": 0.07, "angle": 0.02}) == [0.0, 0.00667, 0.02, 0.07, 0.2]
+
+
+def test_ten_times_is_the_next_level_or_exactly_that():
+    assert capdec.ten_times(0.02, [0.0, 0.1, 0.2, 0.3]) == 0.2
+    assert capdec.ten_times(0.00587, [0.0, 0.0176, 0.0682, 0.176]) == 0.0682
+    assert capdec.ten_times(0.00587, [0.0, 0.0176, 0.176]) == capdec.ten_times(0.00587, []) == 0.0587
 
 
 def test_the_best_level_is_that_of_the_arm_and_source_asked_for():
@@ -62,20 +68,24 @@ def test_only_the_scenes_asked_for_are_scored():
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The bench on a dozen scenes, in this process, its results handed back instead of written."""
-    written = {}
-    small = {"batch_size": 20, "warmup_steps": 1, "checkpoint_every": 1, "validate_every": 1}
+    """The bench on a dozen scenes, each training replaced by the shipped captioner, its results handed back."""
+    written, fitted = {}, []
+    shipped = captioners.load(models.WEIGHTS / "captioner")
+
+    def fit(data, *, folder, seed, settings, validation, progress, noise=None, start=None):
+        fitted.append((folder.name, len(data), noise, start and start.parent.name))
+        log = [{"step": step, "train_loss": 2.0, "validation_loss": 1.0} for step in (1, 2)]
+        return shipped, [*log, {"step": 3, "train_loss": 2.0}]
+
+    monkeypatch.setattr(work.recipe, "fit", fit)
     for name, value in {"N_BASE": 4, "N_LEVEL": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
         monkeypatch.setattr(work, name, value)
-    monkeypatch.setattr(work, "BASE", dataclasses.replace(work.BASE, **small))
-    monkeypatch.setattr(work, "LEVEL", dataclasses.replace(work.LEVEL, **small))
     monkeypatch.setattr(work, "folder", lambda: tmp_path / "trained")
     monkeypatch.setattr(capdec, "SEEDS", (0,))
-    monkeypatch.setattr(work.recipe, "MAX_TOKENS", 15)
     monkeypatch.setattr(capdec, "levels", lambda estimates: [0.0, *estimates.values()])
     monkeypatch.setattr(
         capdec, "write",
-        lambda folder, params, found, tables: written.update(params=params, found=found, tables=tables),
+        lambda folder, params, found, tables: written.update(params=params, found=found, tables=tables, fitted=fitted),
     )  # fmt: skip
     cached = (work.clip, work.held_out, work.spoken, work.pictures)
     for function in cached:
@@ -96,8 +106,20 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
     assert {row["arm"] for row in noise} == {"capdec", "clipcap", "covariance", "retrieval"}
     assert {row["source"] for row in noise} == {"image", "text", "offset", "projection"}
     best = toy["params"]["best_variance"]
-    assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, float(f"{10 * best:.3g}")}
+    assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, capdec.ten_times(best, [])}
     assert {row["arm"] for row in toy["tables"]["captions"]} == {"capdec", "clipcap", "retrieval"}
     assert min(row["scene"] for row in toy["tables"]["captions"]) == 8  # those for choosing are not reported on
     steps = {row["step"] for row in toy["tables"]["validation"] if row["arm"] == "capdec"}
     assert steps == {1, 2}
+
+
+def test_each_level_goes_on_from_its_seeds_base_with_its_own_noise(toy):
+    capdec.bench_capdec()
+    fitted = {name: rest for name, *rest in toy["fitted"]}
+    assert fitted["base-text-0"] == fitted["base-image-0"] == [20, None, None]
+    assert fitted["capdec-0-0"] == [40, None, "base-text-0"] and fitted["clipcap-0-0"] == [40, None, "base-image-0"]
+    best = toy["params"]["best_variance"]
+    noise = fitted[f"capdec-{best:g}-0"][1]
+    assert noise.func is noises.add_gaussian_noise and noise.keywords["noise_std"] == pytest.approx(best**0.5)
+    factor = fitted[f"covariance-{best:g}-0"][1].keywords["factor"]
+    assert float((factor**2).sum()) == pytest.approx(64 * best, rel=1e-3)  # as long as the Gaussian
