@@ -7,6 +7,7 @@ runs/bench, so that a stop loses one part; results/ is written after every part.
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import time
@@ -21,6 +22,7 @@ from glasslib.bench import contests
 from glasslib.bench.tiny_searches import run_jobs, write
 from glasslib.tensors import check_shape
 
+FOLDER = "bench_fullsize"
 REPETITIONS = 5
 TOLERANCE = 1e-3  # of the plain way's standard deviation; float32 through a whole network
 PARTS = tuple(contests.CONTESTS)
@@ -100,14 +102,30 @@ def machine() -> dict:
     return {"processor": named[0] if named else platform.machine(), "cores": os.cpu_count(), "threads_used": 1}
 
 
+def earlier_rows() -> dict[str, list[dict]]:
+    """What results/bench_fullsize/ holds from earlier runs: part -> rows as `measure` gives them."""
+    path = runs.REPO / "results" / FOLDER / "seconds.csv"
+    found: dict[str, list[dict]] = {}
+    if path.is_file():
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            deviation = float(row["deviation"]) if row["deviation"] else None
+            numbers = {"repetition": int(row["repetition"]), "cpu_s": float(row["cpu_s"]), "deviation": deviation}
+            found.setdefault(row["part"], []).append({**row, **numbers})
+    return found
+
+
 def bench_fullsize() -> None:
-    """Measure bench.* part by part, the quickest first, and write results/bench_fullsize/ after each."""
+    """Measure bench.* part by part, the quickest first, and write results/bench_fullsize/ after each.
+
+    Parts whose turn has not come keep what an earlier run wrote.
+    """
     package = Path(__file__).parents[1]
     sources = sorted(path for pattern in TIMED for path in package.glob(pattern))
-    rows = []
+    known = earlier_rows()
     for part in PARTS:
         job = {"part": part, "repetitions": REPETITIONS}
-        rows += run_jobs(measure, [job], name="fullsize", files=sources, n_workers=1)
+        known[part] = run_jobs(measure, [job], name="fullsize", files=sources, n_workers=1)
+        rows = [row for each in PARTS for row in known.get(each, [])]
         params = {"repetitions": REPETITIONS, "population": contests.POPULATION, "machine": machine()}
         params |= {"clock": "CPU seconds of one thread", "tolerance": TOLERANCE, "weights": "random"}
-        write("bench_fullsize", params, ratios(rows), {"seconds": rows})
+        write(FOLDER, params, ratios(rows), {"seconds": rows})

@@ -64,6 +64,15 @@ def test_a_contest_gives_a_row_a_way_and_ratios_of_medians(monkeypatch):
     assert found["bench.half"]["value"] < found["bench.toy"]["value"] < 0.5 and found["bench.toy"]["n"] == 3
 
 
+def test_earlier_rows_come_back_as_they_were_measured(monkeypatch, tmp_path):
+    monkeypatch.setitem(contests.CONTESTS, "toy", toy)
+    monkeypatch.setattr(fullsize.runs, "REPO", tmp_path)
+    assert fullsize.earlier_rows() == {}
+    rows = fullsize.measure("toy", repetitions=2)
+    fullsize.write(fullsize.FOLDER, {}, fullsize.ratios(rows), {"seconds": rows})
+    assert fullsize.earlier_rows() == {"toy": rows}
+
+
 def test_a_way_that_is_another_function_is_not_timed(monkeypatch):
     monkeypatch.setitem(contests.CONTESTS, "toy", lambda: toy(offset=0.01))
     with pytest.raises(ValueError, match="bench.toy must equal the reference within .*, got 0.03"):
