@@ -37,7 +37,7 @@ def test_cards_name_the_files_they_describe(card):
 
 
 def test_all_weights_together_stay_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 25e6
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 30e6
 
 
 def test_every_word_is_one_token_and_the_file_is_what_the_recipe_writes(tmp_path):

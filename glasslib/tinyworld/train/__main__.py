@@ -9,7 +9,7 @@ import sys
 
 from glasslib import runs
 
-FEATURES = runs.REPO / "runs" / "features"  # a second oracle, which StyleGAN2's training looks through; not shipped
+FEATURES = runs.REPO / "runs" / "features"  # a second oracle, which both GANs' training looks through; not shipped
 RECIPES = {
     "oracle": ["oracle"],
     "features": ["oracle", "--seed", "2", "--to", str(FEATURES)],
@@ -18,6 +18,7 @@ RECIPES = {
     "gpt2": ["gpt2"],
     "captioner": ["captioner"],
     "stylegan2": ["stylegan2", "--features", str(FEATURES / "model.safetensors")],
+    "biggan": ["biggan", "--features", str(FEATURES / "model.safetensors")],
 }
 
 

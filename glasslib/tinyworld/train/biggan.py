@@ -1,9 +1,13 @@
 """Train the tiny BigGAN-deep, its class the shape: `python -m glasslib.tinyworld.train.biggan --out DIR`.
 
-The same pictures, loss and discriminator as StyleGAN2's recipe, whose reasons apply (relativistic pairing loss, lazy R1
-and R2, a head that learns to name what real pictures show, a second discriminator on frozen features), but everything
-knows the class: a false picture is made to the class of the real one that it is paired with, and both discriminators
-judge a picture as one of its class (projection, Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637).
+A class-conditional VAE-GAN (Larsen et al. 2016, https://arxiv.org/abs/1512.09300). An encoder, used in training only,
+gives z for a real picture, and the generator must make that picture again of z and the class; so z cannot be ignored.
+Trained against its judges alone it was: a class's pictures were all of one colour, which changed from hour to hour.
+From a share JOIN of the run on pictures of random z face the judges of StyleGAN2's recipe too (relativistic pairing
+loss, lazy R1 and R2, a head that learns to name what real pictures show, a second discriminator on frozen features),
+but everything knows the class: a false picture is made to the class of the real one that it is paired with, and both
+discriminators judge a picture as one of its class (projection, Miyato and Koyama 2018,
+https://arxiv.org/abs/1802.05637).
 
 Spectral norm, orthogonal start, averaged weights and standing statistics are BigGAN's (Brock et al. 2019,
 https://arxiv.org/abs/1809.11096): batch norm keeps no statistics while training; at the end the averaged network runs
@@ -45,11 +49,13 @@ DISCRIMINATOR = {
     "mapping_kwargs": {"num_layers": 2}, "epilogue_kwargs": {"mbstd_num_channels": 0},
 }  # fmt: skip
 BATCH_SIZE = 32
-N_IMAGES = 300_000
-GENERATOR_RATE = 5e-4
+N_IMAGES = 250_000
+JOIN = 0.24  # the share of the run from which on the judges take part
+GENERATOR_RATE, ENCODER_RATE = 5e-4, 1e-3
+PIXELS_WEIGHT, FEATURES_WEIGHT, KL_WEIGHT = 4.0, 0.3, 0.004  # of what a picture made again differs in, and of z's cost
 PROJECTED_WEIGHT = 0.5
 EMA_IMAGES, EMA_RAMPUP = 15_000, 0.05
-STANDING_PICTURES, STANDING_PASSES = 512, 4  # a pass, and passes a truncation
+STANDING_PICTURES, STANDING_PASSES = 512, 2  # a pass, and passes a truncation
 
 
 def draw_z(n: int, *, rng: torch.Generator) -> Tensor:
@@ -74,8 +80,17 @@ def new_generator() -> GeneratorNetwork:
     return add_spectral_norm(network)
 
 
+def new_encoder() -> nn.Module:
+    """(n, 3, 32, 32) in [-1, 1] -> (n, 2 * Z_DIM): mean and logarithm of the variance of z."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in ((3, 32), (32, 64), (64, 96)):
+        layers += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2)]
+    layers += [nn.Flatten(), nn.Linear(96 * 16, 128), nn.LeakyReLU(0.2), nn.Linear(128, 2 * Z_DIM)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
 class Trainer:
-    """The generator, its average, and the judges, with their optimisers."""
+    """The generator, its average, the encoder and the judges, with their optimisers."""
 
     def __init__(self, *, seed: int, features: Path | None = None) -> None:
         torch.manual_seed(seed)  # a process of its own: weights start from the global generator
@@ -88,10 +103,15 @@ class Trainer:
             features=features,
             projected_weight=PROJECTED_WEIGHT,
         )
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=GENERATOR_RATE, betas=(0.0, 0.99), fused=True)
+        self.encoder = new_encoder()
+        players = [
+            {"params": self.generator.parameters()},
+            {"params": self.encoder.parameters(), "lr": ENCODER_RATE},
+        ]
+        self.optimizer = torch.optim.Adam(players, lr=GENERATOR_RATE, betas=(0.5, 0.99), fused=True)
         self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer])
         self.means = adversarial.Means()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.judged = 0, 0.0, False
 
     def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor] | None = None) -> None:
         """One update of all players; false pictures are made to the classes of the real ones.
@@ -102,24 +122,51 @@ class Trainer:
             real_features: of `real`, as the second discriminator prepared them; None without one.
         """
         n, classes = len(real), labels[:, 0]
-        fake = self.generator(draw_z(n, rng=self.rng), one_hot(classes))
-        seen = fake.detach().requires_grad_(True)
-        optimizers = (self.optimizer, self.judges.optimizer)
+        z, cost = self._encode(real)
+        vectors = one_hot(classes)
+        if self.judged:
+            z, vectors = torch.cat([z, draw_z(n, rng=self.rng)]), vectors.repeat(2, 1)
+        made = self.generator(z, vectors)
+        difference, logged = self._difference(made[:n], real, real_features)
+        optimizers = (self.optimizer, self.judges.optimizer) if self.judged else (self.optimizer,)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        slope, logged = self.judges.judge(real, seen, labels, real_features)
-        fake.backward(slope)
-        if self.step % adversarial.R_EVERY == 0:
-            logged |= self.judges.penalise(torch.cat([real, seen]), classes.repeat(2))
+        ends, slopes = [difference + KL_WEIGHT * cost], [None]
+        if self.judged:
+            seen = made[n:].detach().requires_grad_(True)
+            slope, more = self.judges.judge(real, seen, labels, real_features)
+            ends, slopes, logged = [*ends, made[n:]], [*slopes, slope], logged | more
+            if self.step % adversarial.R_EVERY == 0:
+                logged |= self.judges.penalise(torch.cat([real, seen]), classes.repeat(2))
+        torch.autograd.backward(ends, slopes)
         for optimizer in optimizers:
             optimizer.step()
         self._average(n)
         self.step += 1
-        self.means.add(**logged)
+        self.means.add(cost=cost, **logged)
+
+    def _encode(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        """z (n, Z_DIM) drawn for each picture, and how far its distribution is from the prior, in nats on average."""
+        mean, log_variance = self.encoder(real.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        log_variance = log_variance.clamp(-8, 2)
+        z = mean + torch.randn(mean.shape, generator=self.rng) * (log_variance / 2).exp()
+        return z, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+
+    def _difference(
+        self, again: Tensor, real: Tensor, real_features: list[Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weigh how pictures made again differ from `real`, in pixels and in frozen features: the sum, and its parts."""
+        parts = {"pixels": F.l1_loss(again, real)}
+        total = PIXELS_WEIGHT * parts["pixels"]
+        if self.judges.projected is not None:
+            parts["features"] = self.judges.projected.distance(again, real_features)
+            total = total + FEATURES_WEIGHT * parts["features"]
+        return total, parts
 
     def set_progress(self, done: float) -> None:
-        """Set the learning rates for a share `done` of the run."""
+        """Set the learning rates, and whether the judges take part, for a share `done` of the run."""
         self.rates.set(done)
+        self.judged = done >= JOIN
 
     @torch.no_grad()
     def _average(self, n: int) -> None:
@@ -129,7 +176,8 @@ class Trainer:
         torch._foreach_copy_(list(self.average.buffers()), list(self.generator.buffers()))  # spectral norms' vectors
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        own = {"generator": self.generator, "average": self.average, "adam0": self.optimizer}
+        own = {"generator": self.generator, "average": self.average, "encoder": self.encoder}
+        own |= {"adam0": self.optimizer}
         return own | self.judges.parts()
 
     def save(self, folder: Path) -> None:

@@ -74,6 +74,11 @@ class ProjectedDiscriminator:
         self._scales = [1 / float(each[:5000].std()) for each in kept]
         return [each.half() for each in kept]
 
+    def distance(self, made: Tensor, real: list[Tensor]) -> Tensor:
+        """Mean squared difference of pictures' features (n, 3, 32, 32) from prepared ones, summed over resolutions."""
+        triples = zip(self.features(made), real, self._scales, strict=True)
+        return sum(F.mse_loss(ours * scale, theirs.float() * scale) for ours, theirs, scale in triples)
+
     def step(self, real: list[Tensor], fake: Tensor, classes: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Train the heads on one batch and say where the pictures should go.
 

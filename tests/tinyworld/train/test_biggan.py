@@ -20,29 +20,50 @@ def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures.float().div(127.5).sub(1), labels
 
 
-def test_one_backward_pass_gives_the_generator_its_own_gradient(monkeypatch):
+def test_one_backward_pass_gives_the_generator_and_the_encoder_their_own_gradients(monkeypatch):
     real, labels = batch()
     trainer = biggan.Trainer(seed=1)
-    trainer.step = 1  # no penalty on this step, which would only touch the discriminator
+    trainer.step, trainer.judged = 1, True  # no penalty on this step, which would only touch the discriminator
     before = {name: buffer.clone() for name, buffer in trainer.generator.named_buffers()}
     state = trainer.rng.get_state()
     for optimizer in (trainer.optimizer, trainer.judges.optimizer):
         monkeypatch.setattr(optimizer, "step", lambda: None)
     trainer.adversarial_step(real, labels)
-    ours = [parameter.grad.clone() for parameter in trainer.generator.parameters()]
+    players = [*trainer.generator.named_parameters(), *trainer.encoder.named_parameters()]
+    ours = [parameter.grad.clone() for _, parameter in players]
 
     trainer.rng.set_state(state)
     trainer.generator.load_state_dict(before, strict=False)  # the spectral norms' vectors
-    trainer.generator.zero_grad()
+    trainer.generator.zero_grad(), trainer.encoder.zero_grad()
     vectors = biggan.one_hot(labels[:, 0])
-    fake = trainer.generator(biggan.draw_z(len(real), rng=trainer.rng), vectors)
+    mean, log_variance = trainer.encoder(real).split(biggan.Z_DIM, dim=1)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    z = mean + posterior.stddev * torch.randn(mean.shape, generator=trainer.rng)
+    cost = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(dim=1).mean()
+    both = torch.cat([z, biggan.draw_z(len(real), rng=trainer.rng)])
+    again, fake = trainer.generator(both, vectors.repeat(2, 1)).chunk(2)
     margin = trainer.judges.discriminator(real, vectors) - trainer.judges.discriminator(fake, vectors)
-    F.softplus(margin).mean().backward()
-    largest = max(float(parameter.grad.abs().max()) for parameter in trainer.generator.parameters())
-    for (name, parameter), gradient in zip(trainer.generator.named_parameters(), ours, strict=True):
+    (F.softplus(margin).mean() + 4 * (again - real).abs().mean() + 0.004 * cost).backward()
+    largest = max(float(parameter.grad.abs().max()) for _, parameter in players)
+    for (name, parameter), gradient in zip(players, ours, strict=True):
         torch.testing.assert_close(
             gradient, parameter.grad, rtol=1e-2, atol=1e-4 * largest, msg=lambda m, name=name: f"{name} {m}"
         )
+
+
+def test_the_judges_join_after_a_quarter_of_the_run():
+    trainer = biggan.Trainer(seed=0)
+    seen = []
+    for done in (0.0, 0.2, 0.3, 1.0):
+        trainer.set_progress(done)
+        seen.append(trainer.judged)
+    assert seen == [False, False, True, True]
+    real, labels = batch(4)
+    before = [parameter.clone() for parameter in trainer.judges.discriminator.parameters()]
+    trainer.judged = False
+    trainer.adversarial_step(real, labels)
+    after = list(trainer.judges.discriminator.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_the_second_discriminator_judges_a_picture_as_one_of_its_class(tmp_path):
@@ -60,6 +81,16 @@ def test_the_second_discriminator_judges_a_picture_as_one_of_its_class(tmp_path)
     assert not torch.allclose(wanted, whole[:, :, 0])
     pull, _ = projected.step(kept, torch.rand(8, 3, 32, 32) * 2 - 1, labels[:, 0])
     assert (pull.abs().sum(dim=(1, 2, 3)) > 0).all()
+
+
+def test_the_distance_of_features_is_zero_for_the_same_picture_alone(tmp_path):
+    torch.manual_seed(0)
+    save_file(OracleNetwork().state_dict(), tmp_path / "model.safetensors")
+    projected = ProjectedDiscriminator(tmp_path / "model.safetensors")
+    pictures = biggan.training_pictures(0, 8)[0]
+    kept, same = projected.prepare(pictures), pictures.float() / 127.5 - 1
+    assert projected.distance(same, kept) < 1e-4  # kept in half precision
+    assert projected.distance(same.flip(0), kept) > 0.1
 
 
 def test_z_stays_in_the_box_that_search_stays_in():
@@ -98,7 +129,7 @@ def test_learning_rates_end_at_a_tenth():
         groups = trainer.optimizer.param_groups + trainer.judges.optimizer.param_groups
         seen.append([group["lr"] for group in groups])
     for factor, rates in zip((1.0, 1.0, 0.55, 0.1), seen, strict=True):
-        assert rates == pytest.approx([5e-4 * factor, 2e-3 * factor, 1e-3 * factor])
+        assert rates == pytest.approx([rate * factor for rate in (5e-4, 1e-3, 2e-3, 1e-3)])
 
 
 def test_slope_penalty_of_a_linear_judge():
