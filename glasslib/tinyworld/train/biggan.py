@@ -155,7 +155,7 @@ class Trainer:
     def _difference(
         self, again: Tensor, real: Tensor, real_features: list[Tensor] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weigh how pictures made again differ from `real`, in pixels and in frozen features: the sum, and its parts."""
+        """Weigh how pictures made again differ from `real`, in pixels and frozen features: the sum, and its parts."""
         parts = {"pixels": F.l1_loss(again, real)}
         total = PIXELS_WEIGHT * parts["pixels"]
         if self.judges.projected is not None:
