@@ -31,6 +31,7 @@ from glasslib.tinyworld.train.said import CACHE, said
 PRESETS = ("tiny", "paper")
 N_ESTIMATE = {"tiny": 200, "paper": 15}  # pictures whose captions say how much noise; the paper took 15
 PUBLISHED_MAX_TOKENS = 67
+N_TEST = 400  # tiny: held-out scenes
 STOP = {"tiny": None, "paper": "."}  # what ends a caption; None: end-of-text
 
 
@@ -106,7 +107,7 @@ def load(
     Args:
         preset: "tiny", or "paper": COCO's Karpathy split, CLIP RN50x4 and GPT-2.
         n_scenes: tiny: scenes whose captions are learned, five each.
-        n_test: held-out pictures; None: paper: all 5,000 of the test split.
+        n_test: held-out pictures; None: tiny: 400; paper: all 5,000 of the test split.
         seed: tiny: of the training scenes. The held-out ones are always the same, and no recipe draws them.
         data_dir: paper: a folder with dataset_coco.json (Karpathy's) and the pictures under their COCO names,
             in it or in train2014/ and val2014/; below the repository unless absolute.
@@ -119,7 +120,7 @@ def load(
         FileNotFoundError: data or weights that are not there; the message says how to get them.
     """
     if preset == "tiny":
-        return _tiny(n_scenes, n_test or 500, seed=seed, settings=settings or recipe.SETTINGS)
+        return _tiny(n_scenes, n_test or N_TEST, seed=seed, settings=settings or recipe.SETTINGS)
     if preset != "paper":
         raise ValueError(f"preset must be one of {PRESETS}, got {preset!r}")
     folder = runs.REPO / data_dir
@@ -196,8 +197,12 @@ def _coco(folder: Path, n_test: int | None, *, weights_dir, device: str, setting
     data = store.embed_corpus(learned, clip, root=runs.REPO / "runs" / "embeddings", clip_sha256=sha256, truncate=True)
     some = [row for rows in learned.by_image(N_ESTIMATE["paper"]).values() for row in rows]
     embedded, shown = clip.embed_texts([row.text for row in some], truncate=True), [row.image_id for row in some]
-    language_model, tokenizer = gpt2.load(files["gpt2/config.json"].parent)
-    mapper = lambda: TransformerMapper(embedding_dim=clip.dim, gpt_dim=language_model.config.n_embd)  # noqa: E731
+
+    def new_decoder() -> tuple[CaptionDecoder, object]:
+        language_model, tokenizer = gpt2.load(files["gpt2/config.json"].parent)  # anew: training changes it
+        mapper = TransformerMapper(embedding_dim=clip.dim, gpt_dim=language_model.config.n_embd)
+        return CaptionDecoder(language_model, mapper).to(device), tokenizer
+
     names = [rows[0].file_name for rows in held_out.values()]
     return Task(
         name="paper",
@@ -210,7 +215,7 @@ def _coco(folder: Path, n_test: int | None, *, weights_dir, device: str, setting
             "linf": noise.linf_noise_std(embedded, image_ids=shown),
             "angle": noise.noise_std_for_cosine(noise.paraphrase_cosine(embedded, image_ids=shown), dim=clip.dim),
         },
-        new_decoder=lambda: (CaptionDecoder(language_model, mapper()).to(device), tokenizer),
+        new_decoder=new_decoder,
         settings=settings,
     )
 
