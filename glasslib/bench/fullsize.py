@@ -121,10 +121,10 @@ def bench_fullsize() -> None:
     """
     package = Path(__file__).parents[1]
     sources = sorted(path for pattern in TIMED for path in package.glob(pattern))
-    known = earlier_rows()
     for part in PARTS:
         job = {"part": part, "repetitions": REPETITIONS}
-        known[part] = run_jobs(measure, [job], name="fullsize", files=sources, n_workers=1)
+        new = run_jobs(measure, [job], name="fullsize", files=sources, n_workers=1)
+        known = earlier_rows() | {part: new}
         rows = [row for each in PARTS for row in known.get(each, [])]
         params = {"repetitions": REPETITIONS, "population": contests.POPULATION, "machine": machine()}
         params |= {"clock": "CPU seconds of one thread", "tolerance": TOLERANCE, "weights": "random"}
