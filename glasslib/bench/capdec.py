@@ -1,7 +1,8 @@
 """What noise does for captioning from text alone, on the tiny world: CapDec's Figs. 3 and 4 and other arms.
 
-Three seeds at each amount of noise. The best amount and the best arm are chosen on held-out scenes of their own, and
-all numbers are of others. What is done is kept in runs/bench, so that a stop loses one training at most.
+Three seeds at each amount of noise, one for the controls. The best amount and the best arm are chosen on held-out
+scenes of their own, and all numbers are of others. What is done is kept in runs/bench, so that a stop loses one
+training at most.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from glasslib.bench.tiny_searches import write
 from glasslib.tinyworld import models
 
 SEEDS = (0, 1, 2)
+CONTROL_SEEDS = (0,)  # of the supervised captioner and the covariance-matched noise
 OTHER_ARMS = (("capdec", "offset"), ("capdec", "projection"), ("covariance", "image"))
 GALLERY = 8  # held-out scenes whose captions are kept at every amount of noise
 
@@ -58,6 +60,7 @@ def bench_capdec() -> None:
     ]  # fmt: skip
     params = {
         "seeds": SEEDS,
+        "control_seeds": CONTROL_SEEDS,
         "held_out": work.HELD_OUT,
         "n_select": work.N_SELECT,
         "n_test": work.N_TEST,
@@ -70,21 +73,22 @@ def bench_capdec() -> None:
 def sweep(variances: list[float]) -> tuple[list[dict], System]:
     """Train everything, or find it trained; rows of `capdec_jobs`, and CapDec's best amount of noise."""
 
-    def jobs(arm: str, wanted: list[float]) -> list[dict[str, Any]]:
-        return [{"arm": arm, "variance": variance, "seed": seed} for seed in SEEDS for variance in wanted]
+    def jobs(arm: str, wanted: list[float], seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
+        return [{"arm": arm, "variance": variance, "seed": seed} for seed in seeds for variance in wanted]
 
     rows = []
     for seed in SEEDS:  # one after the other, so that a first curve is there early
         rows += run(work.base, [{"modality": "text", "seed": seed}])
-        rows += run(work.level, [job for job in jobs("capdec", variances) if job["seed"] == seed])
+        rows += run(work.level, jobs("capdec", variances, [seed]))
     given, systems = work.held_out(), scoring.captions_of(rows)
     images = {system: texts for system, texts in systems.items() if system[2] == "image"}
     select = scoring.score(images, world=given.world, references=given.references, first=0, last=work.N_SELECT)
     best = scoring.best(select, arm="capdec", source="image", noisy=True)
     ten = ten_times(best[1], variances)
     rows += run(work.level, jobs("capdec", [] if ten in variances else [ten]))
-    rows += run(work.base, [{"modality": "image", "seed": seed} for seed in SEEDS])
-    rows += run(work.level, jobs("covariance", [best[1]]) + jobs("clipcap", sorted({0.0, best[1], ten})))
+    rows += run(work.base, [{"modality": "image", "seed": seed} for seed in CONTROL_SEEDS])
+    controls = jobs("covariance", [best[1]], CONTROL_SEEDS)
+    rows += run(work.level, controls + jobs("clipcap", sorted({0.0, best[1], ten}), CONTROL_SEEDS))
     return rows + work.retrieved(), best
 
 
