@@ -158,7 +158,7 @@ def _tiny_stylegan2() -> Preset:
 def _tiny_biggan() -> Preset:
     return Preset(
         name="tiny-biggan",
-        generator=biggan.BigGANGenerator.load(models.WEIGHTS / "biggan", truncation=0.7, n_active=2, batch_size=32),
+        generator=biggan.BigGANGenerator.load(models.WEIGHTS / "biggan", truncation=1.0, n_active=2, batch_size=32),
         embedder=models.load_clip(),
         load_judge=models.load_judge,
         popsize=32,
