@@ -11,7 +11,7 @@ import csv
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,14 +114,14 @@ def earlier_rows() -> dict[str, list[dict]]:
     return found
 
 
-def bench_fullsize() -> None:
+def bench_fullsize(parts: Sequence[str] = PARTS) -> None:
     """Measure bench.* part by part, the quickest first, and write results/bench_fullsize/ after each.
 
-    Parts whose turn has not come keep what an earlier run wrote.
+    Parts whose turn has not come, or that are not among `parts`, keep what an earlier run wrote.
     """
     package = Path(__file__).parents[1]
     sources = sorted(path for pattern in TIMED for path in package.glob(pattern))
-    for part in PARTS:
+    for part in parts:
         job = {"part": part, "repetitions": REPETITIONS}
         new = run_jobs(measure, [job], name="fullsize", files=sources, n_workers=1)
         known = earlier_rows() | {part: new}
