@@ -13,7 +13,17 @@ CLAIMED = {
     *(f"{model}.{attribute}" for model in ("clip", "judge", "oracle") for attribute in ATTRIBUTES),
     *("clip.r1_i2t", "clip.r1_t2i", "clip.gap"),
     *(f"stylegan2.{what}" for what in ("recognisable", "coverage", "copies", "d_auc")),
+    *("time.demo_s", "time.figures_min", "time.test_min", "time.overhead", "repeat.figures"),
     *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
+    *(f"capdec.{what}" for what in ("noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise")),
+    *(f"capdec.{what}" for what in ("vs_clipcap", "vs_retrieval", "precision", "best_arm")),
+    "time.captioner_min",
+    *(f"parity.{what}" for what in ("stylegan2_skip", "stylegan2_cond", "stylegan2_tf", "biggan")),
+    *("parity.biggan128_package", "parity.biggan256_package", "files.refused", "stylegan2.render_rank"),
+    *(f"bench.{what}" for what in ("biggan128", "biggan256", "clip_text", "clip_image", "stylegan2_1024")),
+    *("bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
+    *("metrics.equal", "corpus.peak_mb", "train.resume", "bench.beam_equal"),
+    *("bench.embed", "bench.train_step", "bench.decode12"),
     *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
 }
 
