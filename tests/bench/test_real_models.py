@@ -60,9 +60,7 @@ def test_the_networks_own_time_is_taken_off():
 
 
 def test_only_kernels_memory_is_counted():
-    hold = (
-        "import sys, time; x = bytearray(300_000_000); del x; time.sleep(1.5)"  # over before it is looked at
-    )
+    hold = "import sys, time; x = bytearray(300_000_000); del x; time.sleep(1.5)"  # over before it is looked at
 
     def run(*arguments):
         return lambda: subprocess.run([sys.executable, "-c", hold, *arguments], check=True).returncode
