@@ -18,6 +18,8 @@ SMOKE = {
     "01_clip_space": {"n_scenes": 60},
     "02_caption_to_image_stylegan2": {"n_generations": 3, "n_seeds": 2, "n_samples": 64, "n_training": 500},
     "04_image_to_caption_gpt2": {"n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20},
+    "07_capdec_train": {"n_scenes": 100, "n_test": 20},
+    "08_capdec_noise": {"n_scenes": 100, "n_test": 20},
 }
 NAMES = sorted(SMOKE)
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|opt|usr|mnt|var|private)/|\b[A-Z]:\\\\?Users|\.venv/")
