@@ -17,6 +17,7 @@ SMOKE = {
     "00_start_here": {"n_generations": 3},
     "01_clip_space": {"n_scenes": 60},
     "02_caption_to_image_stylegan2": {"n_generations": 3, "n_seeds": 2, "n_samples": 64, "n_training": 500},
+    "03_caption_to_image_biggan": {"n_generations": 2, "n_seeds": 2, "n_captions": 4, "n_samples": 64, "n_curve": 32},
     "04_image_to_caption_gpt2": {"n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20},
     "07_capdec_train": {"n_scenes": 100, "n_test": 20},
     "08_capdec_noise": {"n_scenes": 100, "n_test": 20},

@@ -24,6 +24,7 @@ CLAIMED = {
     *("bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
     *("metrics.equal", "corpus.peak_mb", "train.resume", "bench.beam_equal"),
     *("bench.embed", "bench.train_step", "bench.decode12"),
+    *("biggan.recognisable", "t2i.biggan.ours", "t2i.biggan.softmax_bits", "t2i.biggan.advantage"),
     *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
 }
 
