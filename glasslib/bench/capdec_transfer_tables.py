@@ -91,12 +91,20 @@ def measure(
     return found
 
 
+def interval(metric: str, seeds: Sequence[CorpusMetric]) -> dict[str, Any]:
+    """The mean over seeds with its 95 % interval over pictures; a register that is never missed has Wilson's."""
+    rng = np.random.default_rng(0)
+    if metric == "in_register":
+        return metrics.repeated_share(np.stack([seed.per_image for seed in seeds]), rng=rng)
+    return metrics.corpus(seeds, rng=rng)
+
+
 def score_rows(scored: Mapping[Trial, Mapping[str, list[CorpusMetric]]]) -> list[dict]:
     """A row for each trial and metric: the mean over seeds, its 95 % interval over pictures, and every seed's value."""
     rows = []
     for trial, measured in scored.items():
         for name, seeds in measured.items():
-            entry = metrics.corpus(seeds, rng=np.random.default_rng(0))
+            entry = interval(name, seeds)
             low, high = entry["ci"] or (None, None)
             row = {"arm": trial.arm, "tried_on": trial.domain, "references": trial.register, "metric": name}
             row |= {"value": entry["value"], "low": low, "high": high, "n": entry["n"]}
@@ -127,7 +135,7 @@ def claims(scored: Mapping[Trial, Mapping[str, list[CorpusMetric]]]) -> dict[str
     """
 
     def of(metric: str, *key: str) -> dict[str, Any]:
-        return metrics.corpus(scored[Trial(*key)][metric], rng=np.random.default_rng(0))
+        return interval(metric, scored[Trial(*key)][metric])
 
     found = {}
     for suffix, home, away in (("", "print", "neon"), ("_reverse", "neon", "print")):
