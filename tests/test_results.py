@@ -17,6 +17,8 @@ CLAIMED = {
     *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
     *(f"capdec.{what}" for what in ("noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise")),
     *(f"capdec.{what}" for what in ("vs_clipcap", "vs_retrieval", "precision", "best_arm")),
+    *("capdec.cross_domain", "capdec.cross_domain_reverse", "style.neutral_precision", "style.classifier"),
+    *(f"style.{register}{what}" for register in ("romantic", "humorous") for what in ("", "_precision")),
     "time.captioner_min",
     *(f"parity.{what}" for what in ("stylegan2_skip", "stylegan2_cond", "stylegan2_tf", "biggan")),
     *("parity.biggan128_package", "parity.biggan256_package", "files.refused", "stylegan2.render_rank"),
