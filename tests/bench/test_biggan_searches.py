@@ -1,8 +1,9 @@
 """What the encodings' shares are made of, on rows written by hand."""
 
+import numpy as np
 import pytest
 
-from glasslib.bench import biggan_searches
+from glasslib.bench import biggan_searches, tiny_searches
 
 
 def rows(ours, bits):
@@ -28,3 +29,12 @@ def test_shares_and_their_paired_difference():
 def test_a_worse_encoding_has_a_negative_advantage():
     ahead = biggan_searches.found_shares(rows(ours=(0, 1, 0, 3), bits=(3, 3, 3, 3)))["t2i.biggan.advantage"]
     assert ahead["value"] == pytest.approx(-8 / 12) and ahead["ci"][1] < 0.01
+
+
+@pytest.mark.parametrize(("key", "most"), [("ours", 1.0), ("softmax_bits", np.e / (np.e + 7))])
+def test_a_search_in_miniature_says_what_it_found_and_how_much_of_a_class_it_holds(key, most):
+    found = biggan_searches.caption_to_image(key, seed=0, n_targets=2, n_generations=2)
+    assert [row["caption"] for row in found] == tiny_searches.held_out_captions(2)
+    assert {row["encoding"] for row in found} == {biggan_searches.ARMS[key]}
+    assert all(0 < row["score"] < 1 and 1 / 8 <= row["mass"] <= most + 1e-9 for row in found)
+    assert all(isinstance(row[name], bool) for row in found for name in tiny_searches.READ)
