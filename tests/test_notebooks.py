@@ -21,6 +21,7 @@ SMOKE = {
     "04_image_to_caption_gpt2": {"n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20},
     "07_capdec_train": {"n_scenes": 100, "n_test": 20},
     "08_capdec_noise": {"n_scenes": 100, "n_test": 20},
+    "09_capdec_transfer": {"n_scenes": 40, "n_live": 20, "n_steps": 3, "n_skewed": 100},
 }
 NAMES = sorted(SMOKE)
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|opt|usr|mnt|var|private)/|\b[A-Z]:\\\\?Users|\.venv/")
