@@ -22,7 +22,7 @@ CLAIMED = {
     *(f"parity.{what}" for what in ("stylegan2_skip", "stylegan2_cond", "stylegan2_tf", "biggan")),
     *("parity.biggan128_package", "parity.biggan256_package", "files.refused", "stylegan2.render_rank"),
     *(f"bench.{what}" for what in ("biggan128", "biggan256", "clip_text", "clip_image", "stylegan2_1024")),
-    *("bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
+    *("bench.gpt2_i2t", "bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
     *("metrics.equal", "corpus.peak_mb", "train.resume", "bench.beam_equal"),
     *("bench.embed", "bench.train_step", "bench.decode12"),
     *("biggan.recognisable", "t2i.biggan.ours", "t2i.biggan.softmax_bits", "t2i.biggan.advantage"),
