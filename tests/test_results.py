@@ -13,6 +13,7 @@ CLAIMED = {
     *(f"{model}.{attribute}" for model in ("clip", "judge", "oracle") for attribute in ATTRIBUTES),
     *("clip.r1_i2t", "clip.r1_t2i", "clip.gap"),
     *(f"stylegan2.{what}" for what in ("recognisable", "coverage", "copies", "d_auc")),
+    *("time.demo_s", "time.figures_min", "time.test_min", "time.overhead", "repeat.figures"),
     *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
     *(f"capdec.{what}" for what in ("noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise")),
     *(f"capdec.{what}" for what in ("vs_clipcap", "vs_retrieval", "precision", "best_arm")),

@@ -1,11 +1,11 @@
 """What no notebook measures, because it takes long or reads the clock: `make bench`, into results/bench*/.
 
 `python -m glasslib.bench t2i` finds pictures for a hundred captions, `biggan` too, `i2t` captions for a hundred
-pictures, `capdec` trains captioners from text alone at several amounts of noise, and `time` reads the clock. `parity`,
-`files`, `render`, `host`, `fullsize` and `peak` are about the papers' real models, with random weights where size is
-what counts: equal to the references, damaged files refused, half-size pictures for scoring, what a search costs beside
-the models, how much faster they are than run plainly, and the memory that the notebooks need. `capdec_checks` and
-`capdec_fullsize` are the like for the captioner.
+pictures, `capdec` trains captioners from text alone at several amounts of noise, `capdec_transfer` in other domains and
+registers, and `overhead` and `time` read the clock. `parity`, `files`, `render`, `host`, `fullsize` and `peak` are
+about the papers' real models, with random weights where size is what counts: equal to the references, damaged files
+refused, half-size pictures for scoring, what a search costs beside the models, how much faster they are than run
+plainly, and the memory that the notebooks need. `capdec_checks` and `capdec_fullsize` are the like for the captioner.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ PARTS = {
     "host": host.bench_host,
     "fullsize": fullsize.bench_fullsize,
     "peak": peak.bench_peak,
+    "overhead": clock.bench_overhead,
     "time": clock.bench_time,
 }
 
