@@ -113,10 +113,12 @@ def save(folder: str | Path, captioner: Captioner, *, card: Mapping[str, Any]) -
     save_model(captioner.decoder, str(aside))  # tied weights are written once
     aside.replace(weights)
     captioner.tokenizer.save_pretrained(folder)
+    language_model = captioner.decoder.gpt.config.to_dict()
+    language_model.pop("_name_or_path", None)  # where it once lay on this machine
     config = {
         "format": FORMAT,
         "mapper": captioner.decoder.clip_project.config,
-        "language_model": captioner.decoder.gpt.config.to_dict(),
+        "language_model": language_model,
         "freeze_language_model": captioner.decoder.freeze_language_model,
         "stop_token": captioner.stop_token,
     }

@@ -49,7 +49,9 @@ def test_the_gap_is_crossed_before_decoding(decoder, tokenizer, embeddings):
 
 def test_a_folder_gives_the_same_captioner(decoder, tokenizer, embeddings, tmp_path):
     captioner = Captioner(decoder, tokenizer, stop_token=".")
+    decoder.gpt.config._name_or_path = "a folder of one machine"
     captioners.save(tmp_path / "tiny", captioner, card={"recipe": "none"})
+    assert "one machine" not in (tmp_path / "tiny" / "config.json").read_text()
     state = torch.get_rng_state()
     again = captioners.load(tmp_path / "tiny", batch_size=3)
     assert torch.equal(torch.get_rng_state(), state)
