@@ -25,7 +25,7 @@ CLAIMED = {
     *(f"bench.{what}" for what in ("biggan128", "biggan256", "clip_text", "clip_image", "stylegan2_1024")),
     *("bench.gpt2_i2t", "bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
     *("metrics.equal", "corpus.peak_mb", "train.resume", "bench.beam_equal"),
-    *("bench.embed", "bench.train_step", "bench.decode12"),
+    *("bench.embed", "bench.train_step", "bench.decode12", "bench.decode67", "bench.capdec_peak_gb"),
     *("biggan.recognisable", "t2i.biggan.ours", "t2i.biggan.softmax_bits", "t2i.biggan.advantage"),
     *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
 }
