@@ -22,7 +22,6 @@ HEADS = {"shape": 8, "colour": 8, "place": 5, "size": 3, "background": 5}  # wha
 DISCRIMINATOR_RATE, HEAD_RATE = 2e-3, 1e-3
 GAMMA, R_EVERY = 0.2, 16
 NAMING_WEIGHT = 0.2
-DECAY_FROM, DECAY_TO = 0.6, 0.1  # of the run; of the learning rate
 CHECKPOINT_SECONDS = 90
 
 
@@ -46,15 +45,22 @@ class Means:
 
 
 class Rates:
-    """Learning rates of several optimisers: constant, then a cosine down to a tenth."""
+    """Learning rates of several optimisers: constant, then a cosine.
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    Args:
+        optimizers: whose rates are the full ones.
+        decay_from: share of the run from which on they fall.
+        decay_to: of the full rates, what is left at the end.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], *, decay_from: float, decay_to: float) -> None:
+        self._decay_from, self._decay_to = decay_from, decay_to
         self._rates = [(optimizer, [group["lr"] for group in optimizer.param_groups]) for optimizer in optimizers]
 
     def set(self, done: float) -> None:
         """Set them for a share `done` of the run."""
-        progress = min(1.0, max(0.0, (done - DECAY_FROM) / (1 - DECAY_FROM)))
-        factor = DECAY_TO + (1 - DECAY_TO) * (1 + math.cos(math.pi * progress)) / 2
+        progress = min(1.0, max(0.0, (done - self._decay_from) / (1 - self._decay_from)))
+        factor = self._decay_to + (1 - self._decay_to) * (1 + math.cos(math.pi * progress)) / 2
         for optimizer, rates in self._rates:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):  # loading a state makes new groups
                 group["lr"] = rate * factor

@@ -32,7 +32,7 @@ from glasslib.generators.stylegan2_networks import Discriminator
 from glasslib.tinyworld import oracle
 from glasslib.tinyworld.models import WEIGHTS
 from glasslib.tinyworld.scenes import SHAPES
-from glasslib.tinyworld.train import adversarial, checkpoints
+from glasslib.tinyworld.train import adversarial, checkpoints, encoder
 from glasslib.tinyworld.train.stylegan2 import N_SCENES, SIZE, training_pictures
 
 N_CLASSES = len(SHAPES)
@@ -51,8 +51,8 @@ DISCRIMINATOR = {
 BATCH_SIZE = 32
 N_IMAGES = 250_000
 JOIN = 0.24  # the share of the run from which on the judges take part
-GENERATOR_RATE, ENCODER_RATE = 5e-4, 1e-3
-PIXELS_WEIGHT, FEATURES_WEIGHT, KL_WEIGHT = 4.0, 0.3, 0.004  # of what a picture made again differs in, and of z's cost
+GENERATOR_RATE = 5e-4
+DECAY = {"decay_from": 0.6, "decay_to": 0.1}
 PROJECTED_WEIGHT = 0.5
 EMA_IMAGES, EMA_RAMPUP = 15_000, 0.05
 STANDING_PICTURES, STANDING_PASSES = 512, 2  # a pass, and passes a truncation
@@ -80,15 +80,6 @@ def new_generator() -> GeneratorNetwork:
     return add_spectral_norm(network)
 
 
-def new_encoder() -> nn.Module:
-    """(n, 3, 32, 32) in [-1, 1] -> (n, 2 * Z_DIM): mean and logarithm of the variance of z."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in ((3, 32), (32, 64), (64, 96)):
-        layers += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2)]
-    layers += [nn.Flatten(), nn.Linear(96 * 16, 128), nn.LeakyReLU(0.2), nn.Linear(128, 2 * Z_DIM)]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
-
-
 class Trainer:
     """The generator, its average, the encoder and the judges, with their optimisers."""
 
@@ -103,13 +94,13 @@ class Trainer:
             features=features,
             projected_weight=PROJECTED_WEIGHT,
         )
-        self.encoder = new_encoder()
+        self.encoder = encoder.new_encoder(Z_DIM)
         players = [
             {"params": self.generator.parameters()},
-            {"params": self.encoder.parameters(), "lr": ENCODER_RATE},
+            {"params": self.encoder.parameters(), "lr": encoder.ENCODER_RATE},
         ]
         self.optimizer = torch.optim.Adam(players, lr=GENERATOR_RATE, betas=(0.5, 0.99), fused=True)
-        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer])
+        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer], **DECAY)
         self.means = adversarial.Means()
         self.step, self.seconds, self.judged = 0, 0.0, False
 
@@ -122,16 +113,16 @@ class Trainer:
             real_features: of `real`, as the second discriminator prepared them; None without one.
         """
         n, classes = len(real), labels[:, 0]
-        z, cost = self._encode(real)
+        z, cost = encoder.encode(self.encoder, real, rng=self.rng)
         vectors = one_hot(classes)
         if self.judged:
             z, vectors = torch.cat([z, draw_z(n, rng=self.rng)]), vectors.repeat(2, 1)
         made = self.generator(z, vectors)
-        difference, logged = self._difference(made[:n], real, real_features)
+        difference, logged = encoder.difference(made[:n], real, self.judges.projected, real_features)
         optimizers = (self.optimizer, self.judges.optimizer) if self.judged else (self.optimizer,)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        ends, slopes = [difference + KL_WEIGHT * cost], [None]
+        ends, slopes = [difference + encoder.KL_WEIGHT * cost], [None]
         if self.judged:
             seen = made[n:].detach().requires_grad_(True)
             slope, more = self.judges.judge(real, seen, labels, real_features)
@@ -144,24 +135,6 @@ class Trainer:
         self._average(n)
         self.step += 1
         self.means.add(cost=cost, **logged)
-
-    def _encode(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        """z (n, Z_DIM) drawn for each picture, and how far its distribution is from the prior, in nats on average."""
-        mean, log_variance = self.encoder(real.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
-        log_variance = log_variance.clamp(-8, 2)
-        z = mean + torch.randn(mean.shape, generator=self.rng) * (log_variance / 2).exp()
-        return z, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
-
-    def _difference(
-        self, again: Tensor, real: Tensor, real_features: list[Tensor] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weigh how pictures made again differ from `real`, in pixels and frozen features: the sum, and its parts."""
-        parts = {"pixels": F.l1_loss(again, real)}
-        total = PIXELS_WEIGHT * parts["pixels"]
-        if self.judges.projected is not None:
-            parts["features"] = self.judges.projected.distance(again, real_features)
-            total = total + FEATURES_WEIGHT * parts["features"]
-        return total, parts
 
     def set_progress(self, done: float) -> None:
         """Set the learning rates, and whether the judges take part, for a share `done` of the run."""

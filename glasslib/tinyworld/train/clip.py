@@ -2,14 +2,17 @@
 
 The logit scale is held high and captions name little: together they leave a modality gap. At 100, where real CLIPs
 end, the gap stays at 1.1; the tiny captions need fewer digits than real ones, and 50 brings it to what real CLIPs have.
-Two aids make minutes of a laptop do for shape and place what days of a cluster do for real CLIPs. Every other batch is
-of scenes alike in colour and background (`alike`). And, while training only, a linear head on the picture's embedding
-lists the scene's tags (`tags`): by captions alone, shapes stood at .53 after 205,000 pairs.
+Three aids make minutes of a laptop do for shape and place what days of a cluster do for real CLIPs. Some batches are of
+scenes alike in colour and background (`alike`). Some hold each scene with its twin, which differs in what belongs to
+what (`twins_of`): a red star beside a blue ring, and a blue star beside a red ring, described in the same words. And,
+while training only, a linear head on the picture's embedding lists the scene's tags (`tags`): by captions alone, shapes
+stood at .53 after 205,000 pairs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 
@@ -32,17 +35,22 @@ LEARNING_RATE = 2e-3
 WARMUP = 200
 STYLED = 0.1  # share of captions that are romantic or humorous
 NEON = 0.2  # share of scenes of the second domain
-HARD_FROM = 300  # step from which every other batch is of scenes alike in colour and background
+HARD_FROM = 300  # step up to which batches are random; then they take turns
+TURNS = {"tiny-clip": ("alike", "twins", "random", "twins"), "tiny-judge": ("alike", "random")}
+PAIRS = {"tiny-clip": 800_000, "tiny-judge": 380_000}
 TAGS_WEIGHT, N_TAGS = 20.0, 188
 FIRST_SCALE, SCALE, LOWERED_AT = 100.0, 50.0, 900  # the logit scale, held fixed, and the step that lowers it
 
 
-def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
-    """n scenes of both domains and their pictures, (n, 3, 64, 64) uint8."""
+def training_pictures(seed: int, n: int, *, twins: bool = False) -> tuple[scenes.Scenes, Tensor]:
+    """n scenes of both domains and their pictures, (n, 3, 64, 64) uint8; `twins`: the second half twins the first."""
     rng = np.random.default_rng(seed)
-    n_neon = int(n * NEON)
-    parts = [scenes.sample(n - n_neon, rng=rng), scenes.sample(n_neon, rng=rng, domain="neon")]
-    world = scenes.concatenate(parts)[rng.permutation(n)]
+    n_own = n // 2 if twins else n
+    n_neon = int(n_own * NEON)
+    parts = [scenes.sample(n_own - n_neon, rng=rng), scenes.sample(n_neon, rng=rng, domain="neon")]
+    world = scenes.concatenate(parts)[rng.permutation(n_own)]
+    if twins:
+        world = scenes.concatenate([world, twins_of(world, rng=rng)])
     noise = torch.Generator().manual_seed(seed)
     chunks = [scenes.render(world[i : i + 1000], rng=noise) for i in range(0, n, 1000)]
     return world, torch.cat([(chunk * 255).round().to(torch.uint8) for chunk in chunks])
@@ -56,6 +64,25 @@ def write_captions(batch: scenes.Scenes, rng: np.random.Generator) -> list[str]:
         for row, text in zip(rows, captions.describe(batch[rows], rng=rng, register=register), strict=True):
             texts[row] = text
     return texts
+
+
+def twins_of(world: scenes.Scenes, *, rng: np.random.Generator) -> scenes.Scenes:
+    """Each scene again with its objects' shapes, or their colours, moved round among them.
+
+    All stands where it stood. A single object has another shape.
+    """
+    n, slots = len(world), np.arange(scenes.MAX_OBJECTS)
+    count = world.n_objects[:, None]
+    source = np.where(slots < count, (slots + rng.integers(1, np.maximum(count, 2))) % count, slots)
+    by_shape = rng.random((n, 1)) < 0.5
+    shape, colour = (np.take_along_axis(each, source, axis=1) for each in (world.shape, world.colour))
+    other = (world.shape + rng.integers(1, len(scenes.SHAPES), (n, 1))) % len(scenes.SHAPES)
+    alone = (count == 1) & (slots == 0)
+    return dataclasses.replace(
+        world,
+        shape=np.where(alone, other, np.where(by_shape, shape, world.shape)),
+        colour=np.where(by_shape, world.colour, colour),
+    )
 
 
 def alike(world: scenes.Scenes) -> list[Tensor]:
@@ -93,10 +120,19 @@ def tags(world: scenes.Scenes) -> Tensor:
     return torch.from_numpy(hot[:, :-1])
 
 
-def draw_rows(step: int, groups: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
-    """(BATCH_SIZE,) scenes for a step: from all n, or from one group of scenes alike."""
-    if step < HARD_FROM or step % 2:
+def kind_of_batch(step: int, model_name: str) -> str:
+    """What a step's batch is of: "random" scenes, scenes "alike", or "twins"."""
+    turns = TURNS[model_name]
+    return "random" if step < HARD_FROM else turns[step % len(turns)]
+
+
+def draw_rows(kind: str, groups: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
+    """(BATCH_SIZE,) scenes for a step: of all n, of one group of scenes alike, or some and then their twins."""
+    if kind == "random":
         return torch.randint(n, (BATCH_SIZE,), generator=rng)
+    if kind == "twins":
+        rows = torch.randint(n // 2, (BATCH_SIZE // 2,), generator=rng)
+        return torch.cat([rows, rows + n // 2])
     members = groups[int(torch.randint(len(groups), (), generator=rng))]
     return members[torch.randint(len(members), (BATCH_SIZE,), generator=rng)]
 
@@ -148,7 +184,7 @@ def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn
     rng = torch.Generator().manual_seed(seed)
     both = nn.ModuleDict({"clip": model, "head": head})
     session = Session(folder, model=both, optimizer=optimizer, rng=rng)
-    world, pictures = training_pictures(seed, N_SCENES)
+    world, pictures = training_pictures(seed, N_SCENES, twins="twins" in TURNS[model_name])
     groups = alike(world)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
     model.logit_scale.data.fill_(math.log(SCALE))
@@ -156,8 +192,10 @@ def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn
     for step in trange(session.step, n_steps, initial=session.step, total=n_steps, desc=model_name, mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps)
-        rows = draw_rows(step, groups, N_SCENES, rng)
-        texts = write_captions(world[rows.numpy()], np.random.default_rng([seed, step]))
+        kind = kind_of_batch(step, model_name)
+        rows = draw_rows(kind, groups, N_SCENES, rng)
+        parts = rows.chunk(2) if kind == "twins" else (rows,)  # twins are described by the same dice
+        texts = [t for part in parts for t in write_captions(world[part.numpy()], np.random.default_rng([seed, step]))]
         pixels = ((pictures[rows] / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         images = model.encode_image(pixels)
         listing = F.binary_cross_entropy_with_logits(head(images), tags(world[rows.numpy()]))
@@ -178,18 +216,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny-clip")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=250_000)
+    parser.add_argument("--pairs", type=int, help="left out: as many as the shipped model saw")
+    parser.add_argument("--to", type=Path, help="folder that the weights go to; left out: the shipped model's")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model, session = train(args.out, model_name=args.model, n_pairs=args.pairs, seed=args.seed)
+    n_pairs = args.pairs or PAIRS[args.model]
+    model, session = train(args.out, model_name=args.model, n_pairs=n_pairs, seed=args.seed)
     checkpoints.export(
-        WEIGHTS / args.model.removeprefix("tiny-"),
+        args.to or WEIGHTS / args.model.removeprefix("tiny-"),
         model,
         session,
         recipe=f"python -m glasslib.tinyworld.train.clip --model {args.model} --out runs/{args.out.name} "
-        f"--pairs {args.pairs} --seed {args.seed}",
+        f"--pairs {n_pairs} --seed {args.seed}",
         seed=args.seed,
-        data=f"{args.pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption at each draw",
+        data=f"{n_pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption at each draw",
         held_out=evaluate(model, clip_tokenizer(), n=2000),
     )
 

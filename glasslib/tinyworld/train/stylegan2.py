@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from glasslib.generators.stylegan2 import StyleGAN2Generator, save_networks
-from glasslib.generators.stylegan2_layers import LRELU_GAIN
+from glasslib.generators.stylegan2_layers import LRELU_GAIN, normalize_second_moment
 from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
 from glasslib.tinyworld import scenes
 from glasslib.tinyworld.models import WEIGHTS
-from glasslib.tinyworld.train import adversarial, checkpoints
+from glasslib.tinyworld.train import adversarial, checkpoints, encoder
 
-N_SCENES, N_IMAGES = 60_000, 1_000_000
+N_SCENES, N_IMAGES = 60_000, 600_000
+JOIN, JOINED = 0.16, 0.2  # from which share of the run on the judges take part, and from which on fully
 DOMAIN = {"textures": ("plain",), "sizes": ("medium", "large"), "tilt": 0.0}  # all the generator ever sees
 SIZE = 32
 Z_DIM, W_DIM = 64, 128
@@ -46,6 +47,7 @@ N_SIGNS = 16  # numbers of z of which the mapping lets little but the sign throu
 STEEPNESS, STEEP_BY = (0.5, 200.0), 0.5  # from the start of the run to this share of it
 BATCH_SIZE = 16
 GENERATOR_RATE, MAPPING_RATE = 1e-2, 4e-2
+DECAY = {"decay_from": 0.4, "decay_to": 0.04}
 TRUNCATED = 0.7  # psi of half of the pictures: truncated ones are to be pictures too
 PROJECTED_WEIGHT = 1.5
 EMA_IMAGES, EMA_RAMPUP, EMA_EVERY = 15_000, 0.05, 4
@@ -78,38 +80,71 @@ class Trainer:
             projected_weight=PROJECTED_WEIGHT,
         )
         set_steepness(self.generator.mapping, STEEPNESS[0])
+        self.smooth = deepcopy(nn.Sequential(self.generator.mapping.fc0, self.generator.mapping.fc1))
+        self.encoder = encoder.new_encoder(Z_DIM)
         self.average = deepcopy(self.generator).requires_grad_(False)
         mapping = [parameter for parameter in self.generator.mapping.parameters() if parameter.requires_grad]
-        makers = [{"params": self.generator.synthesis.parameters()}, {"params": mapping, "lr": MAPPING_RATE}]
+        makers = [
+            {"params": self.generator.synthesis.parameters()},
+            {"params": mapping, "lr": MAPPING_RATE},
+            {"params": self.encoder.parameters(), "lr": encoder.ENCODER_RATE},
+        ]
         self.optimizer = torch.optim.Adam(makers, lr=GENERATOR_RATE, betas=(0.5, 0.99), fused=True)
-        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer])
+        self.rates = adversarial.Rates([self.optimizer, self.judges.optimizer], **DECAY)
         self.means = adversarial.Means()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.heard = 0, 0.0, 0.0
 
     def adversarial_step(self, real: Tensor, labels: Tensor, real_features: list[Tensor] | None = None) -> None:
-        """One update of all players on `real` (n, 3, h, w) in [-1, 1]; for the rest see `Judges.judge`."""
-        fake = self._sample(len(real))
-        seen = fake.detach().requires_grad_(True)
-        optimizers = (self.optimizer, self.judges.optimizer)
+        """One update of all players on `real` (n, 3, h, w) in [-1, 1]; for the rest see `Judges.judge`.
+
+        Before the judges take part all pictures are made again; then half of them, and n are made of random z.
+        """
+        judged = self.heard > 0
+        n = len(real) // 2 if judged else len(real)
+        z, cost = encoder.encode(self.encoder, real[:n], rng=self.rng)
+        w = self._map(z)
+        if judged:
+            w = torch.cat([w, self._random_w(len(real))])
+        made = self._draw(w)
+        first = None if real_features is None else [each[:n] for each in real_features]
+        difference, logged = encoder.difference(made[:n], real[:n], self.judges.projected, first)
+        optimizers = (self.optimizer, self.judges.optimizer) if judged else (self.optimizer,)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        slope, logged = self.judges.judge(real, seen, labels, real_features)
-        fake.backward(slope)
-        if self.step % adversarial.R_EVERY == 0:
-            logged |= self.judges.penalise(torch.cat([real, seen]), labels[:, 0].repeat(2))
+        ends, slopes = [difference + encoder.KL_WEIGHT * cost], [None]
+        if judged:
+            seen = made[n:].detach().requires_grad_(True)
+            slope, more = self.judges.judge(real, seen, labels, real_features)
+            ends, slopes, logged = [*ends, made[n:]], [*slopes, slope * self.heard], logged | more
+            if self.step % adversarial.R_EVERY == 0:
+                logged |= self.judges.penalise(torch.cat([real, seen]), labels[:, 0].repeat(2))
+        torch.autograd.backward(ends, slopes)
         for optimizer in optimizers:
             optimizer.step()
         if self.step % EMA_EVERY == 0:
             self._average(len(real))
         self.step += 1
-        self.means.add(**logged)
+        self.means.add(cost=cost, **logged)
 
-    def _sample(self, n: int) -> Tensor:
-        z = torch.randn(n, Z_DIM, generator=self.rng)
-        w = self.generator.mapping(z)
+    def _map(self, z: Tensor) -> Tensor:
+        """z -> w. What z learns from it, it learns as if the first layers were as smooth as in the beginning."""
+        mapping, z = self.generator.mapping, normalize_second_moment(z)
+        x = mapping.fc1(mapping.fc0(z))
+        if z.requires_grad:
+            smooth = self.smooth(z)
+            x = smooth + (x - smooth).detach()
+        for layer in range(2, mapping.num_layers):
+            x = getattr(mapping, f"fc{layer}")(x)
+        return x
+
+    def _random_w(self, n: int) -> Tensor:
+        """w of random z, a half of them truncated."""
+        w = self._map(torch.randn(n, Z_DIM, generator=self.rng))
         self.generator.mapping.w_avg.lerp_(w.detach().mean(dim=0), 1 - W_AVG_BETA)
         psi = torch.where(torch.rand(n, 1, generator=self.rng) < 0.5, 1.0, TRUNCATED)
-        w = self.generator.mapping.w_avg.lerp(w, psi)
+        return self.generator.mapping.w_avg.lerp(w, psi)
+
+    def _draw(self, w: Tensor) -> Tensor:
         ws = w[:, None].expand(-1, self.generator.num_ws, -1)
         return self.generator.synthesis(ws, noise_mode="random", rng=self.rng)
 
@@ -124,11 +159,13 @@ class Trainer:
     def set_progress(self, done: float) -> None:
         """Set what changes on a schedule, for a share `done` of the run."""
         self.rates.set(done)
+        self.heard = min(1.0, max(0.0, (done - JOIN) / (JOINED - JOIN)))
         for network in (self.generator, self.average):
             set_steepness(network.mapping, steepness(done))
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        own = {"generator": self.generator, "average": self.average, "adam0": self.optimizer}
+        own = {"generator": self.generator, "average": self.average, "encoder": self.encoder}
+        own |= {"adam0": self.optimizer}
         return own | self.judges.parts()
 
     def save(self, folder: Path) -> None:

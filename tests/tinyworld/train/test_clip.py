@@ -25,15 +25,45 @@ def test_tags_list_every_object_and_nothing_for_absent_ones():
     assert (hot[:, 185:].argmax(1).numpy() + 1 == world.n_objects).all()
 
 
-def test_every_other_batch_is_of_scenes_alike():
+def test_batches_of_scenes_alike_share_background_and_first_colour():
     world = scenes.sample(4000, rng=np.random.default_rng(2))
     groups, rng = clip.alike(world), torch.Generator().manual_seed(0)
     assert sum(map(len, groups)) == len(world)
-    rows = clip.draw_rows(clip.HARD_FROM, groups, len(world), rng).numpy()
+    rows = clip.draw_rows("alike", groups, len(world), rng).numpy()
     assert len(set(world.background[rows])) == 1 and len(set(world.colour[rows, 0])) == 1
-    for step in (0, clip.HARD_FROM - 1, clip.HARD_FROM + 1):
-        rows = clip.draw_rows(step, groups, len(world), rng).numpy()
-        assert len(rows) == clip.BATCH_SIZE and len(set(world.background[rows])) > 1
+    rows = clip.draw_rows("random", groups, len(world), rng).numpy()
+    assert len(rows) == clip.BATCH_SIZE and len(set(world.background[rows])) > 1
+
+
+def test_batches_are_random_at_first_and_then_take_turns():
+    assert {clip.kind_of_batch(step, "tiny-clip") for step in range(clip.HARD_FROM)} == {"random"}
+    turns = [clip.kind_of_batch(clip.HARD_FROM + i, "tiny-clip") for i in range(4)]
+    assert turns == ["alike", "twins", "random", "twins"]
+    assert [clip.kind_of_batch(clip.HARD_FROM + i, "tiny-judge") for i in range(2)] == ["alike", "random"]
+
+
+def test_twins_differ_only_in_what_belongs_to_what():
+    world = scenes.sample(500, rng=np.random.default_rng(5))
+    twins = clip.twins_of(world, rng=np.random.default_rng(6))
+    several = world.n_objects > 1
+    for name in ("shape", "colour"):
+        ours, theirs = getattr(world, name), getattr(twins, name)
+        assert (np.sort(ours[several]) == np.sort(theirs[several])).all()
+        assert ((ours < 0) == (theirs < 0)).all()
+        assert (ours[several] != theirs[several]).any(axis=1).mean() > 0.3  # the other half has the other one moved
+    assert (world.shape[~several, 0] != twins.shape[~several, 0]).all()
+    assert (world.colour[~several] == twins.colour[~several]).all()
+    for name in ("place", "size", "x", "y", "background", "texture", "n_objects"):
+        assert (getattr(world, name) == getattr(twins, name)).all()
+
+
+def test_a_batch_of_twins_holds_scenes_and_then_their_twins():
+    world, pictures = clip.training_pictures(0, 64, twins=True)
+    assert len(world) == len(pictures) == 64
+    assert (world.x[:32] == world.x[32:]).all()
+    rows = clip.draw_rows("twins", [], 64, torch.Generator().manual_seed(0))
+    assert len(rows) == clip.BATCH_SIZE
+    assert (rows[clip.BATCH_SIZE // 2 :] == rows[: clip.BATCH_SIZE // 2] + 32).all()
 
 
 def test_contrastive_loss_is_least_for_matched_pairs_and_known_for_chance():
