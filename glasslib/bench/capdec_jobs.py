@@ -1,15 +1,18 @@
 """One training of a tiny captioner a job, at one amount of noise and one seed, and its captions of held-out scenes.
 
-So that thirty trainings are a matter of an hour, each seed begins once without noise (`base`),
-on captions' embeddings for CapDec and on pictures' for ClipCap; every level of noise then goes on from there, all for
-equally many steps. Text and picture embeddings, and the bases, are kept in runs/ and found again.
+So that thirty trainings are a matter of an hour, each seed begins once without noise (`base`), on captions' embeddings
+for CapDec and on pictures' for ClipCap; every level of noise then goes on from there, on the same captions and all for
+equally many steps; `longer` for twice as many. Text and picture embeddings, and the bases, are kept in runs/ and found
+again. Captions are written by beams of five, as CapDec's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +22,14 @@ from torch import Tensor
 
 from glasslib import runs
 from glasslib.captioning import captioner as captioners
-from glasslib.captioning import gap, noise, training
+from glasslib.captioning import decoding, gap, noise, training
 from glasslib.captioning.captioner import Captioner
 from glasslib.tinyworld import captions, models, scenes
 from glasslib.tinyworld.train import captioner as recipe
 from glasslib.tinyworld.train.said import CACHE, Said, said
 
 SEED = 0  # of the training captions, the same for all; seeds of training differ
-N_BASE, N_LEVEL = 6_000, 2_400  # scenes behind a base, and behind what comes after it; five captions each
+N_SCENES = 8_000  # five captions each
 HELD_OUT = 40_000  # the seed of scenes that no recipe draws
 N_SELECT, N_TEST = 100, 300  # held-out scenes to choose the best level and arm by, and to report on
 BASE = training.Settings(
@@ -34,11 +37,12 @@ BASE = training.Settings(
     checkpoint_every=300, validate_every=300,
 )  # fmt: skip
 LEVEL = training.Settings(
-    n_epochs=1, batch_size=32, learning_rate=1.5e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
-    checkpoint_every=150, validate_every=75,
+    n_epochs=2, batch_size=32, learning_rate=1.5e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
+    checkpoint_every=300, validate_every=300,
 )  # fmt: skip
 SOURCES = ("image", "text", "offset", "projection")  # what a captioner is given, and how it crossed the gap
 TEMPERATURE = 0.01  # of the projection, as DeCap's
+N_CANDIDATES = 20  # sampled for each projected picture, for CLIP to choose from: the source "reranked"
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ def held_out(n: int = N_SELECT + N_TEST) -> HeldOut:
 
 @functools.cache
 def spoken() -> Said:
-    """Captions of the training scenes: first those of the bases, then those of the levels."""
-    return said(N_BASE + N_LEVEL, clip=clip(), seed=SEED, cache=CACHE)
+    """Captions of the training scenes."""
+    return said(N_SCENES, clip=clip(), seed=SEED, cache=CACHE)
 
 
 @functools.cache
@@ -85,7 +89,7 @@ def pictures() -> Tensor:
 
     path = CACHE / f"{spoken().key[:16]}-pictures.safetensors"
     if not path.is_file():
-        world = scenes.sample(N_BASE + N_LEVEL, rng=np.random.default_rng(SEED))
+        world = scenes.sample(N_SCENES, rng=np.random.default_rng(SEED))
         rng = torch.Generator().manual_seed(SEED)
         parts = [clip().embed_images(scenes.render(world[i : i + 500], rng=rng)) for i in range(0, len(world), 500)]
         runs.write_bytes_atomic(path, save({"pictures": torch.cat(parts)}))
@@ -94,15 +98,13 @@ def pictures() -> Tensor:
 
 def folder() -> Path:
     """Where trainings lie: a folder for these captions, weights and settings."""
-    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_BASE, N_LEVEL, BASE, LEVEL)), runs.versions()]
+    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_SCENES, BASE, LEVEL)), runs.versions()]
     return runs.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
-def _pairs(modality: str, first: int, last: int) -> training.Pairs:
-    """Captions of the scenes first..last - 1 with the embeddings of themselves, or of the scenes' pictures."""
-    whole = spoken().pairs() if modality == "text" else spoken().pairs_with(pictures(), key="pictures")
-    rows = slice(5 * first, 5 * last)
-    return training.Pairs(whole.embeddings[rows], whole.texts[rows], key=f"{whole.key} {first} {last}")
+def _pairs(modality: str) -> training.Pairs:
+    """All captions with the embeddings of themselves, or of the scenes' pictures."""
+    return spoken().pairs() if modality == "text" else spoken().pairs_with(pictures(), key="pictures")
 
 
 def base(modality: str, seed: int) -> list[dict]:
@@ -114,7 +116,7 @@ def base(modality: str, seed: int) -> list[dict]:
     """
     where = folder() / f"base-{modality}-{seed}"
     captioner, log = recipe.fit(
-        _pairs(modality, 0, N_BASE),
+        _pairs(modality),
         folder=where,
         seed=seed,
         settings=BASE,
@@ -129,11 +131,11 @@ def trained(arm: str, variance: float, seed: int) -> tuple[captioners.Captioner,
     """The captioner of `level` and its log, trained or found finished; its base must be there."""
     modality = "image" if arm == "clipcap" else "text"
     return recipe.fit(
-        _pairs(modality, N_BASE, N_BASE + N_LEVEL),
+        _pairs(modality),
         folder=folder() / f"{arm}-{variance:g}-{seed}",
         seed=seed,
         noise=_noise(arm, variance),
-        settings=LEVEL,
+        settings=dataclasses.replace(LEVEL, n_epochs=2 * LEVEL.n_epochs) if arm == "longer" else LEVEL,
         start=folder() / f"base-{modality}-{seed}" / "captioner",
         validation=_validation(modality),
         progress=False,
@@ -144,8 +146,8 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     """Train at one amount of noise, from the base of the same seed on, and caption the held-out scenes.
 
     Args:
-        arm: "capdec" (Gaussian noise), "covariance" (as long, shaped like paraphrases), or "clipcap" (supervised:
-            Gaussian noise on pictures' embeddings).
+        arm: "capdec" (Gaussian noise), "longer" (the same for twice as many steps), "covariance" (noise as long,
+            shaped like paraphrases), or "clipcap" (supervised: Gaussian noise on pictures' embeddings).
         variance: of the noise, per coordinate.
         seed: as the base's.
 
@@ -155,11 +157,24 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     captioner, log = trained(arm, variance, seed)
     common = {"arm": arm, "variance": variance, "seed": seed}
     rows = _curve(log, common)
-    write = Captioner(captioner.decoder, captioner.tokenizer, batch_size=N_SELECT + N_TEST)  # all at once: faster
-    for source in SOURCES[:1] if arm == "clipcap" else SOURCES:
-        texts = write(crossed(source), max_tokens=recipe.MAX_TOKENS)
+    for source, texts in written(captioner, sources=SOURCES if arm == "capdec" else SOURCES[:1], seed=seed).items():
         rows += [{**common, "source": source, "scene": i, "caption": text} for i, text in enumerate(texts)]
     return rows
+
+
+def written(captioner: Captioner, *, sources: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """What a captioner writes about the held-out scenes, source by source; after a projection also what CLIP chose."""
+
+    def write(source: str, decode: Callable[..., list]) -> list[list[str]]:
+        reader = Captioner(captioner.decoder, captioner.tokenizer, decode=decode, batch_size=N_SELECT + N_TEST)
+        return reader.several(crossed(source), max_tokens=recipe.MAX_TOKENS)
+
+    found = {source: [beams[0] for beams in write(source, decoding.beam)] for source in sources}
+    if "projection" in sources:
+        rng = torch.Generator().manual_seed(seed)
+        sampled = write("projection", functools.partial(decoding.nucleus, rng=rng, n_captions=N_CANDIDATES))
+        found["reranked"] = captioners.nearest_caption(sampled, held_out().images, embedder=clip())
+    return found
 
 
 def _noise(arm: str, variance: float):

@@ -121,7 +121,7 @@ def lesson(arm: Arm) -> training.Pairs:
     """The texts that an arm reads or looks up, and their embeddings."""
     if arm.register == "neutral":
         options = {"clip": home.clip(), "seed": home.SEED, "domain": arm.domain, "cache": CACHE}
-        return said(home.N_BASE + home.N_LEVEL, **options).pairs()
+        return said(home.N_SCENES, **options).pairs()
     corpus = style_split(arm.register)[0]
     texts = [caption.text for caption in corpus]
     return training.Pairs(home.clip().embed_texts(texts), texts, key=f"{corpus.sha256} {runs.sha256_file(CLIP_FILE)}")
@@ -171,15 +171,10 @@ def _fit(data: training.Pairs, mine: Path, *, seed: int, settings: training.Sett
 
 
 def _as_at_home(data: training.Pairs, mine: Path, *, seed: int) -> tuple[Captioner, list[dict]]:
-    """As capdec_jobs trains: a beginning without noise on the first scenes, and noise on the others."""
-    cut = 5 * home.N_BASE
-    first, then = (
-        training.Pairs(data.embeddings[rows], data.texts[rows], key=f"{data.key} {rows}")
-        for rows in (slice(None, cut), slice(cut, None))
-    )
-    begun, _ = recipe.fit(first, folder=mine / "base", seed=seed, settings=home.BASE, progress=False)
+    """As capdec_jobs trains: a beginning without noise, then with it."""
+    begun, _ = recipe.fit(data, folder=mine / "base", seed=seed, settings=home.BASE, progress=False)
     captioners.save(mine / "base" / "captioner", begun, card={})
-    return _fit(then, mine, seed=seed, settings=home.LEVEL, start=mine / "base" / "captioner")
+    return _fit(data, mine, seed=seed, settings=home.LEVEL, start=mine / "base" / "captioner")
 
 
 def caption(name: str, seed: int) -> list[dict]:
@@ -236,6 +231,6 @@ def bench_capdec_transfer() -> None:
         rows += tiny_searches.run_jobs(caption, wanted, name=folder().name, weights=("clip", "gpt2"), n_workers=1)
     found, written = results(rows)
     params = {"seeds": SEEDS, "n_styled": N_STYLED, "train_share": TRAIN_SHARE, "n_held_out": N_HELD_OUT}
-    params |= {"n_training": 5 * (home.N_BASE + home.N_LEVEL), "variance": variance()}
+    params |= {"n_training": 5 * (home.N_SCENES), "variance": variance()}
     params |= {"alone": dataclasses.asdict(ALONE), "fine_tune": dataclasses.asdict(FINE_TUNE)}
     tiny_searches.write("bench_capdec_transfer", params, found, written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,35 @@ class Captioner:
         if ids and ids[-1] == self.stop_id == self.tokenizer.eos_token_id:
             ids = ids[:-1]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+
+
+def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, embedder) -> list[str]:
+    """Of each image's captions, pick the one whose CLIP embedding is nearest to the image's.
+
+    Args:
+        candidates: n lists of captions, at least one each, such as `Captioner.several` gives.
+        embeddings: (n, dim) of the images, rows of L2 norm 1.
+        embedder: has `embed_texts`, of the same CLIP.
+
+    Returns:
+        n captions.
+
+    Raises:
+        ValueError: another number of lists than of embeddings, or an empty list.
+
+    Source:
+        Re-ranking by CLIP, as in MacCap, https://arxiv.org/abs/2401.02347.
+    """
+    if len(candidates) != len(embeddings) or not all(candidates):
+        raise ValueError(f"candidates must be {len(embeddings)} non-empty lists of captions, got {len(candidates)}")
+    texts = list(dict.fromkeys(text for captions in candidates for text in captions))
+    row_of = {text: row for row, text in enumerate(texts)}
+    embedded = embedder.embed_texts(texts)
+    picked = [
+        int((embedded[[row_of[text] for text in captions]] @ image).argmax())
+        for captions, image in zip(candidates, embeddings, strict=True)
+    ]
+    return [captions[i] for captions, i in zip(candidates, picked, strict=True)]
 
 
 def single_token(tokenizer, token: str) -> int:

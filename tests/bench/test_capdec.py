@@ -73,12 +73,12 @@ def toy(monkeypatch, tmp_path):
     shipped = captioners.load(models.WEIGHTS / "captioner")
 
     def fit(data, *, folder, seed, settings, validation, progress, noise=None, start=None):
-        fitted.append((folder.name, len(data), noise, start and start.parent.name))
+        fitted.append((folder.name, settings.n_epochs, noise, start and start.parent.name))
         log = [{"step": step, "train_loss": 2.0, "validation_loss": 1.0} for step in (1, 2)]
         return shipped, [*log, {"step": 3, "train_loss": 2.0}]
 
     monkeypatch.setattr(work.recipe, "fit", fit)
-    for name, value in {"N_BASE": 4, "N_LEVEL": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
+    for name, value in {"N_SCENES": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
         monkeypatch.setattr(work, name, value)
     monkeypatch.setattr(work, "folder", lambda: tmp_path / "trained")
     monkeypatch.setattr(capdec, "SEEDS", (0,))
@@ -98,13 +98,13 @@ def toy(monkeypatch, tmp_path):
 def test_the_whole_bench_gives_every_number_and_table(toy):
     capdec.bench_capdec()
     named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
-             "precision", "best_arm"}  # fmt: skip
+             "precision", "best_arm", "best_arm_vs_retrieval", "longer_best", "longer_ten"}  # fmt: skip
     assert {f"capdec.{name}" for name in named} <= toy["found"].keys()
     assert {entry["n"] for name, entry in toy["found"].items() if name != "time.captioner_min"} == {12}
     noise = toy["tables"]["noise"]
     assert {row["n_seeds"] for row in noise} == {1}
-    assert {row["arm"] for row in noise} == {"capdec", "clipcap", "covariance", "retrieval"}
-    assert {row["source"] for row in noise} == {"image", "text", "offset", "projection"}
+    assert {row["arm"] for row in noise} == {"capdec", "longer", "clipcap", "covariance", "retrieval"}
+    assert {row["source"] for row in noise} == {"image", "text", "offset", "projection", "reranked"}
     best = toy["params"]["best_variance"]
     assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, capdec.ten_times(best, [])}
     assert {row["arm"] for row in toy["tables"]["captions"]} == {"capdec", "clipcap", "retrieval"}
@@ -116,10 +116,13 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
 def test_each_level_goes_on_from_its_seeds_base_with_its_own_noise(toy):
     capdec.bench_capdec()
     fitted = {name: rest for name, *rest in toy["fitted"]}
-    assert fitted["base-text-0"] == fitted["base-image-0"] == [20, None, None]
-    assert fitted["capdec-0-0"] == [40, None, "base-text-0"] and fitted["clipcap-0-0"] == [40, None, "base-image-0"]
+    assert fitted["base-text-0"] == fitted["base-image-0"] == [1, None, None]
+    assert fitted["capdec-0-0"] == [2, None, "base-text-0"] and fitted["clipcap-0-0"] == [2, None, "base-image-0"]
     best = toy["params"]["best_variance"]
     noise = fitted[f"capdec-{best:g}-0"][1]
     assert noise.func is noises.add_gaussian_noise and noise.keywords["noise_std"] == pytest.approx(best**0.5)
+    assert fitted[f"longer-{best:g}-0"][0] == 4 and fitted[f"longer-{best:g}-0"][1].keywords == noise.keywords
     factor = fitted[f"covariance-{best:g}-0"][1].keywords["factor"]
-    assert float((factor**2).sum()) == pytest.approx(64 * best, rel=1e-3)  # as long as the Gaussian
+    assert float((factor**2).sum()) == pytest.approx(
+        work.clip().embed_texts(["a star"]).shape[1] * best, rel=1e-3
+    )  # as long as the Gaussian

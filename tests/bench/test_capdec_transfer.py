@@ -22,7 +22,7 @@ def small(monkeypatch, tmp_path):
     """Everything tiny, nothing kept outside tmp_path."""
     for name, value in {"N_STYLED": 28, "N_HELD_OUT": 5}.items():
         monkeypatch.setattr(transfer, name, value)
-    for name, value in {"N_BASE": 4, "N_LEVEL": 3, "N_SELECT": 8}.items():
+    for name, value in {"N_SCENES": 7, "N_SELECT": 8}.items():
         monkeypatch.setattr(home, name, value)
     tiny = {"n_epochs": 1, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 1, "validate_every": 99}
     for module, name in ((transfer, "ALONE"), (transfer, "FINE_TUNE"), (home, "BASE"), (home, "LEVEL")):

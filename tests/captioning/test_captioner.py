@@ -47,6 +47,19 @@ def test_the_gap_is_crossed_before_decoding(decoder, tokenizer, embeddings):
     assert crossed(embeddings, max_tokens=8) == plain(moved, max_tokens=8) != plain(embeddings, max_tokens=8)
 
 
+def test_clip_picks_the_nearest_of_each_images_captions():
+    class Embedder:
+        def embed_texts(self, texts):
+            return torch.tensor([[float(text.count("a")), float(text.count("b"))] for text in texts])
+
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    picked = captioners.nearest_caption([["ab", "aa", "b"], ["aa", "ab"]], images, embedder=Embedder())
+    assert picked == ["aa", "ab"]
+    for wrong in ([["a"]], [["a"], []]):
+        with pytest.raises(ValueError, match="2 non-empty lists of captions"):
+            captioners.nearest_caption(wrong, images, embedder=Embedder())
+
+
 def test_a_folder_gives_the_same_captioner(decoder, tokenizer, embeddings, tmp_path):
     captioner = Captioner(decoder, tokenizer, stop_token=".")
     decoder.gpt.config._name_or_path = "a folder of one machine"

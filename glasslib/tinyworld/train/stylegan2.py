@@ -1,11 +1,13 @@
 """Train the tiny StyleGAN2 on one-object scenes: `python -m glasslib.tinyworld.train.stylegan2 --out DIR`.
 
-Adversarial training with the plain generator and discriminator, averaged weights, and the relativistic pairing loss
-with lazy R1 and R2 (Huang et al. 2024, https://arxiv.org/abs/2501.05441): the plain logistic loss with R1 alone lost
-most backgrounds within 45,000 pictures. What makes it fit two CPU cores: one backward pass through the discriminator
-serves both players (`adversarial.Judges`); the generator learns five times faster than its equalised layers are used
-to, for at StyleGAN2's 0.002 it is short of steps even when it is told pixel by pixel what to draw; and, while training
-only, a small head on the discriminator's trunk learns to name what real pictures show (Salimans et al. 2016,
+A VAE-GAN, as BigGAN's recipe is (encoder.py): at first an encoder gives z for real pictures, and the generator makes
+them again; from a share JOIN of the run on pictures of random z face the judges. From nothing, with the judges alone, it
+drew one grey picture whatever z was. The judges are the plain discriminator with the relativistic pairing loss and lazy
+R1 and R2 (Huang et al. 2024, https://arxiv.org/abs/2501.05441): the plain logistic loss with R1 alone lost most
+backgrounds within 45,000 pictures. What makes it fit two CPU cores: one backward pass through the discriminator serves
+both players (`adversarial.Judges`); the generator learns five times faster than its equalised layers are used to, for
+at StyleGAN2's 0.002 it is short of steps even when it is told pixel by pixel what to draw; and, while training only, a
+small head on the discriminator's trunk learns to name what real pictures show (Salimans et al. 2016,
 https://arxiv.org/abs/1606.03498): features that know a star from a heart make a discriminator that asks for them. The
 generator never sees a label.
 """
@@ -67,7 +69,7 @@ def training_pictures(seed: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 class Trainer:
-    """The generator, its average, and the judges, with their optimisers."""
+    """The generator, its average, the encoder and the judges, with their optimisers."""
 
     def __init__(self, *, seed: int, features: Path | None = None) -> None:
         torch.manual_seed(seed)  # a process of its own: weights start from the global generator
