@@ -1,9 +1,9 @@
 """Train the tiny StyleGAN2 on one-object scenes: `python -m glasslib.tinyworld.train.stylegan2 --out DIR`.
 
 A VAE-GAN, as BigGAN's recipe is (encoder.py): at first an encoder gives z for real pictures, and the generator makes
-them again; from a share JOIN of the run on pictures of random z face the judges. From nothing, with the judges alone, it
-drew one grey picture whatever z was. The judges are the plain discriminator with the relativistic pairing loss and lazy
-R1 and R2 (Huang et al. 2024, https://arxiv.org/abs/2501.05441): the plain logistic loss with R1 alone lost most
+them again; from a share JOIN of the run on, pictures of random z face the judges. With the judges alone, from nothing,
+it drew one grey picture whatever z was. The judges are the plain discriminator with the relativistic pairing loss and
+lazy R1 and R2 (Huang et al. 2024, https://arxiv.org/abs/2501.05441): the plain logistic loss with R1 alone lost most
 backgrounds within 45,000 pictures. What makes it fit two CPU cores: one backward pass through the discriminator serves
 both players (`adversarial.Judges`); the generator learns five times faster than its equalised layers are used to, for
 at StyleGAN2's 0.002 it is short of steps even when it is told pixel by pixel what to draw; and, while training only, a
