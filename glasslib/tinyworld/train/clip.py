@@ -36,21 +36,20 @@ WARMUP = 200
 STYLED = 0.1  # share of captions that are romantic or humorous
 NEON = 0.2  # share of scenes of the second domain
 HARD_FROM = 300  # step up to which batches are random; then they take turns
-TURNS = {"tiny-clip": ("alike", "twins", "random", "twins"), "tiny-judge": ("alike", "random")}
-PAIRS = {"tiny-clip": 800_000, "tiny-judge": 380_000}
+TURNS = ("alike", "twins", "random", "twins")
+PAIRS = {"tiny-clip": 800_000, "tiny-judge": 280_000}
 TAGS_WEIGHT, N_TAGS = 20.0, 188
 FIRST_SCALE, SCALE, LOWERED_AT = 100.0, 50.0, 900  # the logit scale, held fixed, and the step that lowers it
 
 
-def training_pictures(seed: int, n: int, *, twins: bool = False) -> tuple[scenes.Scenes, Tensor]:
-    """n scenes of both domains and their pictures, (n, 3, 64, 64) uint8; `twins`: the second half twins the first."""
+def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
+    """n scenes of both domains and their pictures, (n, 3, 64, 64) uint8; the second half are twins of the first."""
     rng = np.random.default_rng(seed)
-    n_own = n // 2 if twins else n
+    n_own = n // 2
     n_neon = int(n_own * NEON)
     parts = [scenes.sample(n_own - n_neon, rng=rng), scenes.sample(n_neon, rng=rng, domain="neon")]
     world = scenes.concatenate(parts)[rng.permutation(n_own)]
-    if twins:
-        world = scenes.concatenate([world, twins_of(world, rng=rng)])
+    world = scenes.concatenate([world, twins_of(world, rng=rng)])
     noise = torch.Generator().manual_seed(seed)
     chunks = [scenes.render(world[i : i + 1000], rng=noise) for i in range(0, n, 1000)]
     return world, torch.cat([(chunk * 255).round().to(torch.uint8) for chunk in chunks])
@@ -120,10 +119,9 @@ def tags(world: scenes.Scenes) -> Tensor:
     return torch.from_numpy(hot[:, :-1])
 
 
-def kind_of_batch(step: int, model_name: str) -> str:
+def kind_of_batch(step: int) -> str:
     """What a step's batch is of: "random" scenes, scenes "alike", or "twins"."""
-    turns = TURNS[model_name]
-    return "random" if step < HARD_FROM else turns[step % len(turns)]
+    return "random" if step < HARD_FROM else TURNS[step % len(TURNS)]
 
 
 def draw_rows(kind: str, groups: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
@@ -184,7 +182,7 @@ def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn
     rng = torch.Generator().manual_seed(seed)
     both = nn.ModuleDict({"clip": model, "head": head})
     session = Session(folder, model=both, optimizer=optimizer, rng=rng)
-    world, pictures = training_pictures(seed, N_SCENES, twins="twins" in TURNS[model_name])
+    world, pictures = training_pictures(seed, N_SCENES)
     groups = alike(world)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
     model.logit_scale.data.fill_(math.log(SCALE))
@@ -192,7 +190,7 @@ def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn
     for step in trange(session.step, n_steps, initial=session.step, total=n_steps, desc=model_name, mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps)
-        kind = kind_of_batch(step, model_name)
+        kind = kind_of_batch(step)
         rows = draw_rows(kind, groups, N_SCENES, rng)
         parts = rows.chunk(2) if kind == "twins" else (rows,)  # twins are described by the same dice
         texts = [t for part in parts for t in write_captions(world[part.numpy()], np.random.default_rng([seed, step]))]
@@ -229,7 +227,9 @@ def main() -> None:
         recipe=f"python -m glasslib.tinyworld.train.clip --model {args.model} --out runs/{args.out.name} "
         f"--pairs {n_pairs} --seed {args.seed}",
         seed=args.seed,
-        data=f"{n_pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), a fresh caption at each draw",
+        data=f"{n_pairs} pairs: {N_SCENES} rendered scenes ({NEON:.0%} neon), half of them the others' twins, a fresh "
+        "caption at each draw; besides the contrastive loss, a linear head listing each scene's tags supervised the "
+        "picture tower and was thrown away",
         held_out=evaluate(model, clip_tokenizer(), n=2000),
     )
 

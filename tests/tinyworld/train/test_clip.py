@@ -36,10 +36,9 @@ def test_batches_of_scenes_alike_share_background_and_first_colour():
 
 
 def test_batches_are_random_at_first_and_then_take_turns():
-    assert {clip.kind_of_batch(step, "tiny-clip") for step in range(clip.HARD_FROM)} == {"random"}
-    turns = [clip.kind_of_batch(clip.HARD_FROM + i, "tiny-clip") for i in range(4)]
+    assert {clip.kind_of_batch(step) for step in range(clip.HARD_FROM)} == {"random"}
+    turns = [clip.kind_of_batch(clip.HARD_FROM + i) for i in range(4)]
     assert turns == ["alike", "twins", "random", "twins"]
-    assert [clip.kind_of_batch(clip.HARD_FROM + i, "tiny-judge") for i in range(2)] == ["alike", "random"]
 
 
 def test_twins_differ_only_in_what_belongs_to_what():
@@ -58,7 +57,7 @@ def test_twins_differ_only_in_what_belongs_to_what():
 
 
 def test_a_batch_of_twins_holds_scenes_and_then_their_twins():
-    world, pictures = clip.training_pictures(0, 64, twins=True)
+    world, pictures = clip.training_pictures(0, 64)
     assert len(world) == len(pictures) == 64
     assert (world.x[:32] == world.x[32:]).all()
     rows = clip.draw_rows("twins", [], 64, torch.Generator().manual_seed(0))
