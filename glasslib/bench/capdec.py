@@ -23,7 +23,7 @@ from glasslib.bench.tiny_searches import write
 from glasslib.tinyworld import models
 
 SEEDS = (0, 1, 2)
-CONTROL_SEEDS = (0,)  # of the supervised captioner with noise, and of training for longer
+CONTROL_SEEDS = (0,)  # of the supervised captioner with noise, of training for longer, and of shaped noise
 OTHER_ARMS = (("capdec", "offset"), ("capdec", "projection"), ("capdec", "reranked"), ("covariance", "image"))
 GALLERY = 8  # held-out scenes whose captions are kept at every amount of noise
 
@@ -87,8 +87,8 @@ def sweep(variances: list[float]) -> tuple[list[dict], System]:
     ten = ten_times(best[1], variances)
     rows += run(work.level, jobs("capdec", [] if ten in variances else [ten]))
     rows += run(work.base, [{"modality": "image", "seed": seed} for seed in SEEDS])
-    rows += run(work.level, jobs("clipcap", [0.0]) + jobs("covariance", [best[1]]))
-    controls = [("clipcap", best[1]), ("clipcap", ten), ("longer", best[1]), ("longer", ten)]
+    rows += run(work.level, jobs("clipcap", [0.0]))
+    controls = [("clipcap", best[1]), ("clipcap", ten), ("longer", best[1]), ("longer", ten), ("covariance", best[1])]
     rows += run(work.level, [job for arm, variance in controls for job in jobs(arm, [variance], CONTROL_SEEDS)])
     return rows + work.retrieved(), best
 

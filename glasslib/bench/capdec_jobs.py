@@ -40,9 +40,9 @@ LEVEL = training.Settings(
     n_epochs=2, batch_size=32, learning_rate=1.5e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
     checkpoint_every=300, validate_every=300,
 )  # fmt: skip
-SOURCES = ("image", "text", "offset", "projection")  # what a captioner is given, and how it crossed the gap
+SOURCES = ("image", "text", "offset", "projection", "reranked")  # what it is given, how it crossed the gap
 TEMPERATURE = 0.01  # of the projection, as DeCap's
-N_CANDIDATES = 20  # sampled for each projected picture, for CLIP to choose from: the source "reranked"
+N_CANDIDATES = 20  # beams of each picture, for CLIP to choose from: the source "reranked"
 
 
 @dataclass(frozen=True)
@@ -157,23 +157,26 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     captioner, log = trained(arm, variance, seed)
     common = {"arm": arm, "variance": variance, "seed": seed}
     rows = _curve(log, common)
-    for source, texts in written(captioner, sources=SOURCES if arm == "capdec" else SOURCES[:1], seed=seed).items():
+    for source, texts in written(captioner, sources=SOURCES if arm == "capdec" else SOURCES[:1]).items():
         rows += [{**common, "source": source, "scene": i, "caption": text} for i, text in enumerate(texts)]
     return rows
 
 
-def written(captioner: Captioner, *, sources: Sequence[str], seed: int) -> dict[str, list[str]]:
-    """What a captioner writes about the held-out scenes, source by source; after a projection also what CLIP chose."""
+def written(captioner: Captioner, *, sources: Sequence[str]) -> dict[str, list[str]]:
+    """What a captioner writes about the held-out scenes, source by source; "reranked": CLIP's choice among beams."""
 
     def write(source: str, decode: Callable[..., list]) -> list[list[str]]:
         reader = Captioner(captioner.decoder, captioner.tokenizer, decode=decode, batch_size=N_SELECT + N_TEST)
         return reader.several(crossed(source), max_tokens=recipe.MAX_TOKENS)
 
-    found = {source: [beams[0] for beams in write(source, decoding.beam)] for source in sources}
-    if "projection" in sources:
-        rng = torch.Generator().manual_seed(seed)
-        sampled = write("projection", functools.partial(decoding.nucleus, rng=rng, n_captions=N_CANDIDATES))
-        found["reranked"] = captioners.nearest_caption(sampled, held_out().images, embedder=clip())
+    found = {}
+    for source in sources:
+        if source == "reranked":
+            decode = functools.partial(decoding.beam, beam_size=N_CANDIDATES, n_captions=N_CANDIDATES)
+            candidates = write("image", decode)
+            found[source] = captioners.nearest_caption(candidates, held_out().images, embedder=clip())
+        else:
+            found[source] = [beams[0] for beams in write(source, decoding.beam)]
     return found
 
 
