@@ -20,6 +20,7 @@ CLAIMED = {
     *("capdec.cross_domain", "capdec.cross_domain_reverse", "style.neutral_precision", "style.classifier"),
     *(f"style.{register}{what}" for register in ("romantic", "humorous") for what in ("", "_precision")),
     "time.captioner_min",
+    "fullsize.peak_gb",
     *(f"parity.{what}" for what in ("stylegan2_skip", "stylegan2_cond", "stylegan2_tf", "biggan")),
     *("parity.biggan128_package", "parity.biggan256_package", "files.refused", "stylegan2.render_rank"),
     *(f"bench.{what}" for what in ("biggan128", "biggan256", "clip_text", "clip_image", "stylegan2_1024")),

@@ -78,7 +78,6 @@ def sweep(variances: list[float]) -> tuple[list[dict], System]:
 
     rows = []
     for seed in SEEDS:  # one after the other, so that a first curve is there early
-        rows += run(work.base, [{"modality": "text", "seed": seed}])
         rows += run(work.level, jobs("capdec", variances, [seed]))
     given, systems = work.held_out(), scoring.captions_of(rows)
     images = {system: texts for system, texts in systems.items() if system[2] == "image"}
@@ -86,7 +85,6 @@ def sweep(variances: list[float]) -> tuple[list[dict], System]:
     best = scoring.best(select, arm="capdec", source="image", noisy=True)
     ten = ten_times(best[1], variances)
     rows += run(work.level, jobs("capdec", [] if ten in variances else [ten]))
-    rows += run(work.base, [{"modality": "image", "seed": seed} for seed in SEEDS])
     rows += run(work.level, jobs("clipcap", [0.0]))
     controls = [("clipcap", best[1]), ("clipcap", ten), ("longer", best[1]), ("longer", ten), ("covariance", best[1])]
     rows += run(work.level, [job for arm, variance in controls for job in jobs(arm, [variance], CONTROL_SEEDS)])

@@ -1,9 +1,8 @@
 """One training of a tiny captioner a job, at one amount of noise and one seed, and its captions of held-out scenes.
 
-So that thirty trainings are a matter of an hour, each seed begins once without noise (`base`), on captions' embeddings
-for CapDec and on pictures' for ClipCap; every level of noise then goes on from there, on the same captions and all for
-equally many steps; `longer` for twice as many. Text and picture embeddings, and the bases, are kept in runs/ and found
-again. Captions are written by beams of five, as CapDec's.
+Every amount of noise is trained on the same captions, for equally many steps, by the recipe of the shipped captioner;
+`longer` for twice as many. Text and picture embeddings, and trainings, are kept in runs/ and found again. Captions are
+written by beams of five, as CapDec's.
 """
 
 from __future__ import annotations
@@ -29,17 +28,10 @@ from glasslib.tinyworld.train import captioner as recipe
 from glasslib.tinyworld.train.said import CACHE, Said, said
 
 SEED = 0  # of the training captions, the same for all; seeds of training differ
-N_SCENES = 8_000  # five captions each
+N_SCENES = recipe.N_SCENES  # five captions each
 HELD_OUT = 40_000  # the seed of scenes that no recipe draws
 N_SELECT, N_TEST = 100, 300  # held-out scenes to choose the best level and arm by, and to report on
-BASE = training.Settings(
-    n_epochs=1, batch_size=32, learning_rate=3e-3, warmup_steps=100, weight_decay=0.01, clip_norm=1.0,
-    checkpoint_every=300, validate_every=300,
-)  # fmt: skip
-LEVEL = training.Settings(
-    n_epochs=2, batch_size=32, learning_rate=1.5e-3, warmup_steps=30, weight_decay=0.01, clip_norm=1.0,
-    checkpoint_every=300, validate_every=300,
-)  # fmt: skip
+SETTINGS = dataclasses.replace(recipe.SETTINGS, validate_every=250)
 SOURCES = ("image", "text", "offset", "projection", "reranked")  # what it is given, how it crossed the gap
 TEMPERATURE = 0.01  # of the projection, as DeCap's
 N_CANDIDATES = 20  # beams of each picture, for CLIP to choose from: the source "reranked"
@@ -98,7 +90,7 @@ def pictures() -> Tensor:
 
 def folder() -> Path:
     """Where trainings lie: a folder for these captions, weights and settings."""
-    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_SCENES, BASE, LEVEL)), runs.versions()]
+    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_SCENES, SETTINGS)), runs.versions()]
     return runs.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
@@ -107,49 +99,28 @@ def _pairs(modality: str) -> training.Pairs:
     return spoken().pairs() if modality == "text" else spoken().pairs_with(pictures(), key="pictures")
 
 
-def base(modality: str, seed: int) -> list[dict]:
-    """Train the noise-free beginning that all levels of one seed share; rows of its log.
-
-    Args:
-        modality: "text" for CapDec, "image" for ClipCap.
-        seed: of weights and training.
-    """
-    where = folder() / f"base-{modality}-{seed}"
-    captioner, log = recipe.fit(
-        _pairs(modality),
-        folder=where,
-        seed=seed,
-        settings=BASE,
-        validation=_validation(modality),
-        progress=False,
-    )
-    captioners.save(where / "captioner", captioner, card={})
-    return _curve(log, {"arm": f"base-{modality}", "variance": 0.0, "seed": seed})
-
-
 def trained(arm: str, variance: float, seed: int) -> tuple[captioners.Captioner, list[dict]]:
-    """The captioner of `level` and its log, trained or found finished; its base must be there."""
+    """The captioner of `level` and its log, trained or found finished."""
     modality = "image" if arm == "clipcap" else "text"
     return recipe.fit(
         _pairs(modality),
         folder=folder() / f"{arm}-{variance:g}-{seed}",
         seed=seed,
         noise=_noise(arm, variance),
-        settings=dataclasses.replace(LEVEL, n_epochs=2 * LEVEL.n_epochs) if arm == "longer" else LEVEL,
-        start=folder() / f"base-{modality}-{seed}" / "captioner",
+        settings=dataclasses.replace(SETTINGS, n_epochs=2 * SETTINGS.n_epochs) if arm == "longer" else SETTINGS,
         validation=_validation(modality),
         progress=False,
     )
 
 
 def level(arm: str, variance: float, seed: int) -> list[dict]:
-    """Train at one amount of noise, from the base of the same seed on, and caption the held-out scenes.
+    """Train at one amount of noise, and caption the held-out scenes.
 
     Args:
         arm: "capdec" (Gaussian noise), "longer" (the same for twice as many steps), "covariance" (noise as long,
             shaped like paraphrases), or "clipcap" (supervised: Gaussian noise on pictures' embeddings).
         variance: of the noise, per coordinate.
-        seed: as the base's.
+        seed: of weights, order and noise.
 
     Returns:
         A row a scene and source with its caption, and a row each look at the validation data.
@@ -157,7 +128,7 @@ def level(arm: str, variance: float, seed: int) -> list[dict]:
     captioner, log = trained(arm, variance, seed)
     common = {"arm": arm, "variance": variance, "seed": seed}
     rows = _curve(log, common)
-    for source, texts in written(captioner, sources=SOURCES if arm == "capdec" else SOURCES[:1]).items():
+    for source, texts in written(captioner, sources=SOURCES if arm == "capdec" else ("image", "reranked")).items():
         rows += [{**common, "source": source, "scene": i, "caption": text} for i, text in enumerate(texts)]
     return rows
 

@@ -40,8 +40,8 @@ HELD_OUT = 60_000  # the seed of scenes that no recipe draws
 N_STYLED = 3_500  # pictures with one caption in each register; FlickrStyle10K has 7,000
 TRAIN_SHARE = 6 / 7
 N_HELD_OUT = 500  # pictures of the second domain
-ALONE = dataclasses.replace(home.BASE, n_epochs=5, warmup_steps=50)  # on 3,000 captions
-FINE_TUNE = dataclasses.replace(home.LEVEL, n_epochs=2, learning_rate=1e-3)
+ALONE = dataclasses.replace(home.SETTINGS, n_epochs=5, warmup_steps=50)  # on 3,000 captions
+FINE_TUNE = dataclasses.replace(home.SETTINGS, n_epochs=2, warmup_steps=30, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -157,24 +157,16 @@ def trained(name: str, *, seed: int) -> Captioner:
         settings = ALONE if arm.start is None else FINE_TUNE
         captioner, log = _fit(lesson(arm), mine, seed=seed, settings=settings, start=start)
     elif arm.domain == "print":  # those of capdec.py: trained there, or here
-        home.base("image" if arm.method == "ClipCap" else "text", seed)
         captioner, log = home.trained(*(("clipcap", 0.0) if arm.method == "ClipCap" else ("capdec", variance())), seed)
     else:
-        captioner, log = _as_at_home(lesson(arm), mine, seed=seed)
+        captioner, log = _fit(lesson(arm), mine, seed=seed, settings=home.SETTINGS)
     captioners.save(mine / "captioner", captioner, card={"arm": dataclasses.asdict(arm), "seed": seed, "log": log})
     return captioner
 
 
-def _fit(data: training.Pairs, mine: Path, *, seed: int, settings: training.Settings, start: Path | None):
+def _fit(data: training.Pairs, mine: Path, *, seed: int, settings: training.Settings, start: Path | None = None):
     noise = recipe.gaussian(variance() ** 0.5)
     return recipe.fit(data, folder=mine, seed=seed, noise=noise, settings=settings, start=start, progress=False)
-
-
-def _as_at_home(data: training.Pairs, mine: Path, *, seed: int) -> tuple[Captioner, list[dict]]:
-    """As capdec_jobs trains: a beginning without noise, then with it."""
-    begun, _ = recipe.fit(data, folder=mine / "base", seed=seed, settings=home.BASE, progress=False)
-    captioners.save(mine / "base" / "captioner", begun, card={})
-    return _fit(data, mine, seed=seed, settings=home.LEVEL, start=mine / "base" / "captioner")
 
 
 def caption(name: str, seed: int) -> list[dict]:

@@ -93,7 +93,7 @@ def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, 
     Args:
         candidates: n lists of captions, at least one each, such as `Captioner.several` gives.
         embeddings: (n, dim) of the images, rows of L2 norm 1.
-        embedder: has `embed_texts`, of the same CLIP.
+        embedder: has `embed_texts`, of the same CLIP. Of a caption longer than it can read, it reads what fits.
 
     Returns:
         n captions.
@@ -108,7 +108,7 @@ def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, 
         raise ValueError(f"candidates must be {len(embeddings)} non-empty lists of captions, got {len(candidates)}")
     texts = list(dict.fromkeys(text for captions in candidates for text in captions))
     row_of = {text: row for row, text in enumerate(texts)}
-    embedded = embedder.embed_texts(texts)
+    embedded = embedder.embed_texts(texts, truncate=True)
     picked = [
         int((embedded[[row_of[text] for text in captions]] @ image).argmax())
         for captions, image in zip(candidates, embeddings, strict=True)

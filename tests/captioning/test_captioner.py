@@ -49,7 +49,8 @@ def test_the_gap_is_crossed_before_decoding(decoder, tokenizer, embeddings):
 
 def test_clip_picks_the_nearest_of_each_images_captions():
     class Embedder:
-        def embed_texts(self, texts):
+        def embed_texts(self, texts, *, truncate):
+            assert truncate  # a runaway caption is a candidate like any other
             return torch.tensor([[float(text.count("a")), float(text.count("b"))] for text in texts])
 
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

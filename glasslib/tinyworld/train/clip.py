@@ -37,7 +37,7 @@ STYLED = 0.1  # share of captions that are romantic or humorous
 NEON = 0.2  # share of scenes of the second domain
 HARD_FROM = 300  # step up to which batches are random; then they take turns
 TURNS = ("alike", "twins", "random", "twins")
-PAIRS = {"tiny-clip": 800_000, "tiny-judge": 280_000}
+PAIRS = {"tiny-clip": 800_000, "tiny-judge": 500_000}
 TAGS_WEIGHT, N_TAGS = 20.0, 188
 FIRST_SCALE, SCALE, LOWERED_AT = 100.0, 50.0, 900  # the logit scale, held fixed, and the step that lowers it
 
