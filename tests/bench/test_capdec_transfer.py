@@ -25,7 +25,7 @@ def small(monkeypatch, tmp_path):
     for name, value in {"N_SCENES": 7, "N_SELECT": 8}.items():
         monkeypatch.setattr(home, name, value)
     tiny = {"n_epochs": 1, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 1, "validate_every": 99}
-    for module, name in ((transfer, "ALONE"), (transfer, "FINE_TUNE"), (home, "BASE"), (home, "LEVEL")):
+    for module, name in ((transfer, "ALONE"), (transfer, "FINE_TUNE"), (home, "SETTINGS")):
         monkeypatch.setattr(module, name, dataclasses.replace(getattr(module, name), **tiny))
     for module in (transfer, home):
         monkeypatch.setattr(module, "folder", lambda: tmp_path / "kept")
@@ -68,10 +68,9 @@ def test_a_styled_captioner_goes_on_from_the_neutral_one_which_is_trained_once(s
     rows = transfer.caption("romantic_after_texts", 0)
     assert [(row["domain"], row["picture"]) for row in rows] == [("print", i) for i in range(4)]
     kept = small / "kept"
-    began, noisy = kept / "base-text-0" / "captioner", kept / "print-0" / "captioner"
-    assert fitted == [(20, None, False), (15, began, True), (24, noisy, True)]
-    assert transfer.caption("romantic_after_texts", 0) == rows and len(fitted) == 3
-    assert {row["domain"] for row in transfer.caption("print", 0)} == {"print", "neon"} and len(fitted) == 3
+    assert fitted == [(35, None, True), (24, kept / "print-0" / "captioner", True)]
+    assert transfer.caption("romantic_after_texts", 0) == rows and len(fitted) == 2
+    assert {row["domain"] for row in transfer.caption("print", 0)} == {"print", "neon"} and len(fitted) == 2
 
 
 def test_the_other_domain_is_learned_as_the_first_and_from_its_own_texts(small, monkeypatch):
@@ -79,12 +78,11 @@ def test_the_other_domain_is_learned_as_the_first_and_from_its_own_texts(small, 
     fit = transfer.recipe.fit
     monkeypatch.setattr(transfer.recipe, "fit", lambda data, **k: fitted.append((data, k)) or fit(data, **k))
     transfer.trained("neon", seed=1)
-    (first, one), (then, two) = fitted
-    texts = said(7, clip=home.clip(), seed=home.SEED, domain="neon").texts
-    assert [*first.texts, *then.texts] == texts and first.key != then.key
-    assert {captions.parse(text).domain for text in texts} == {"neon"}
-    assert (one["settings"], two["settings"]) == (home.BASE, home.LEVEL) and one.get("noise") is None
-    assert two["noise"].keywords == {"noise_std": transfer.variance() ** 0.5}
+    [(data, options)] = fitted
+    assert data.texts == said(7, clip=home.clip(), seed=home.SEED, domain="neon").texts
+    assert {captions.parse(text).domain for text in data.texts} == {"neon"}
+    assert options["settings"] == home.SETTINGS
+    assert options["noise"].keywords == {"noise_std": transfer.variance() ** 0.5}
 
 
 def test_retrieval_answers_with_the_nearest_text(small):
