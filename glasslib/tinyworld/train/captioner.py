@@ -131,7 +131,7 @@ def estimated_noise_std(spoken: Said) -> dict[str, float]:
     """What the captions of the first scenes alone say of the noise, per coordinate.
 
     Returns:
-        linf: CapDec's rule, which overshoots in the tiny CLIP's 64 dimensions. angle: the rule of the matched angle,
+        linf: CapDec's rule, which overshoots in the tiny CLIP's 128 dimensions. angle: the rule of the matched angle,
         as far as another person's caption lies; the recipe's own choice.
     """
     rows = [row for row, scene in enumerate(spoken.scene_of) if scene < N_ESTIMATE]
