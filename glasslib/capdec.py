@@ -66,7 +66,7 @@ class Task:
 
     @property
     def noise_std(self) -> float:
-        """The estimate to train with: the paper's own rule at its size, the matched angle in the tiny 128 dimensions."""
+        """The estimate to train with: the paper's own rule at its size, the matched angle at the tiny CLIP's."""
         return self.estimates["angle" if self.name == "tiny" else "linf"]
 
     @property
