@@ -18,7 +18,7 @@ CLAIMED = {
     *(f"capdec.{what}" for what in ("noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise")),
     *(f"capdec.{what}" for what in ("vs_clipcap", "vs_retrieval", "precision", "best_arm")),
     *(f"capdec.reranked_{what}" for what in ("vs_clipcap", "vs_retrieval", "precision")),
-    *("capdec.longer_best", "capdec.longer_ten"),
+    "capdec.noise_fall_longer",
     *("capdec.cross_domain", "capdec.cross_domain_reverse", "style.neutral_precision", "style.classifier"),
     *(f"style.{register}{what}" for register in ("romantic", "humorous") for what in ("", "_precision")),
     "time.captioner_min",

@@ -88,7 +88,7 @@ class Captioner:
 
 
 def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, embedder) -> list[str]:
-    """Of each image's captions, pick the one whose CLIP embedding is nearest to the image's.
+    """Of each image's captions, pick the one whose CLIP embedding is nearest to the image's; an empty one if all are.
 
     Args:
         candidates: n lists of captions, at least one each, such as `Captioner.several` gives.
@@ -106,14 +106,15 @@ def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, 
     """
     if len(candidates) != len(embeddings) or not all(candidates):
         raise ValueError(f"candidates must be {len(embeddings)} non-empty lists of captions, got {len(candidates)}")
-    texts = list(dict.fromkeys(text for captions in candidates for text in captions))
+    texts = list(dict.fromkeys(text for captions in candidates for text in captions if text.strip()))
     row_of = {text: row for row, text in enumerate(texts)}
-    embedded = embedder.embed_texts(texts, truncate=True)
-    picked = [
-        int((embedded[[row_of[text] for text in captions]] @ image).argmax())
-        for captions, image in zip(candidates, embeddings, strict=True)
-    ]
-    return [captions[i] for captions, i in zip(candidates, picked, strict=True)]
+    embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]
+    picked = []
+    for captions, image in zip(candidates, embeddings, strict=True):
+        known = [text for text in captions if text in row_of]
+        cosines = embedded[[row_of[text] for text in known]] @ image
+        picked.append(known[int(cosines.argmax())] if known else captions[0])
+    return picked
 
 
 def single_token(tokenizer, token: str) -> int:

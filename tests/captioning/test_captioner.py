@@ -56,6 +56,8 @@ def test_clip_picks_the_nearest_of_each_images_captions():
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     picked = captioners.nearest_caption([["ab", "aa", "b"], ["aa", "ab"]], images, embedder=Embedder())
     assert picked == ["aa", "ab"]
+    assert captioners.nearest_caption([["", "b"], ["", " "]], images, embedder=Embedder()) == ["b", ""]
+    assert captioners.nearest_caption([[""], [" "]], images, embedder=Embedder()) == ["", " "]
     for wrong in ([["a"]], [["a"], []]):
         with pytest.raises(ValueError, match="2 non-empty lists of captions"):
             captioners.nearest_caption(wrong, images, embedder=Embedder())
