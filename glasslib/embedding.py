@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glasslib.resizing import RESIZES, to_square
 from glasslib.tensors import check_range, check_shape, map_batches
 from glasslib.towers import encode_image_pooled, encode_text_trimmed, fuse_quick_gelu
 
-RESIZES = ("shortest", "longest", "squash", "bilinear")
 LEAST_ROWS = 8  # texts in a batch for which a CPU reads all weights once more, to save the padding of shorter texts
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -75,7 +75,7 @@ class ClipEmbedder:
         if self._resize not in RESIZES:
             raise ValueError(f"resize must be None or one of {RESIZES}, got {self._resize!r}")
         smooth = self._resize != "bilinear" and preprocess.get("interpolation") != "bilinear"
-        self._interpolation = {"mode": "bicubic" if smooth else "bilinear", "antialias": self._resize != "bilinear"}
+        self._mode = "bicubic" if smooth else "bilinear"
         self._fill = preprocess.get("fill_color", 0) / 255
         self._autocast = _autocast_dtype(precision, self.device)
         mean, std = (model.visual.image_mean, model.visual.image_std) if normalize else ((0.0,) * 3, (1.0,) * 3)
@@ -105,27 +105,11 @@ class ClipEmbedder:
         return map_batches(self._embed_image_batch, images, batch_size=self._batch_size)
 
     def _embed_image_batch(self, images: Tensor) -> Tensor:
-        pixels = (self._to_square(images) - self._pixel_mean) / self._pixel_std
+        square = to_square(images, size=self.image_size, resize=self._resize, mode=self._mode, fill=self._fill)
+        pixels = (square - self._pixel_mean) / self._pixel_std
         with self._casting():
             features = encode_image_pooled(self._model, pixels.contiguous(memory_format=torch.channels_last))
         return F.normalize(features.float(), dim=1)
-
-    def _to_square(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, 3, size, size), still in [0, 1]."""
-        size, shape = self.image_size, tuple(images.shape[-2:])
-        if self._resize == "shortest":
-            scaled = tuple(size * length // min(shape) for length in shape)
-        elif self._resize == "longest":
-            scaled = tuple(max(1, round(size * length / max(shape))) for length in shape)
-        else:
-            scaled = (size, size)
-        if scaled != shape:
-            images = F.interpolate(images, size=scaled, **self._interpolation).clamp(0, 1)
-        if scaled == (size, size):
-            return images
-        top, left = ((size - length) // 2 if length < size else -round((length - size) / 2) for length in scaled)
-        pads = (left, size - scaled[1] - left, top, size - scaled[0] - top)  # negative ones cut
-        return F.pad(images, pads, value=self._fill)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
@@ -216,7 +200,7 @@ class ClipEmbedder:
             for word in re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text.lower()):
                 if word not in self._vocabulary:
                     near = difflib.get_close_matches(word, sorted(self._vocabulary), n=3, cutoff=0.5)
-                    hint = f"near words: {', '.join(near)}" if near else "see glasslib.tinyworld.captions.vocabulary()"
+                    hint = f"near words: {', '.join(near)}" if near else "see glasslib.tinyworld.wording.vocabulary()"
                     raise ValueError(f"text {text[:60]!r} has the word {word!r}, which this CLIP never saw; {hint}")
 
 

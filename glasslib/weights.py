@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glasslib.downloads import download
+from glasslib.fileforms import fault
 from glasslib.runs import REPO, sha256_file, write_json_atomic
 
 RECORD = "recorded.json"
@@ -217,8 +218,8 @@ def _checked(path: Path, file: WeightFile, known: dict) -> dict:
     n_bytes = file.n_bytes if file.n_bytes is not None else known.get("n_bytes", size)
     if size != n_bytes:
         raise ValueError(f"{path} must have {n_bytes:,} bytes, got {size:,}; {advice}")
-    if fault := _fault(path, Path(file.path).suffix):
-        raise ValueError(f"{path} is {fault}; {advice}")
+    if wrong := fault(path, suffix=Path(file.path).suffix):
+        raise ValueError(f"{path} is {wrong}; {advice}")
     found, sha256 = sha256_file(path), file.sha256 or known.get("sha256")
     if sha256 is not None and found != sha256:
         origin = file.sha256_from if file.sha256 else "the record, or the server"
@@ -242,37 +243,6 @@ def _record(folder: Path, file: WeightFile, entry: dict, *, quiet: bool = False)
     if not quiet:
         warnings.warn(f"nobody publishes a hash of {file.path}: trusted this once, recorded in {RECORD}", stacklevel=3)
     write_json_atomic(folder / RECORD, record | {file.path: entry})
-
-
-def _fault(path: Path, suffix: str) -> str | None:
-    """What a file's own form says is wrong with it: a web page in its place, a missing end. None if nothing."""
-    size = path.stat().st_size
-    with open(path, "rb") as content:
-        start = content.read(8)
-        if suffix == ".safetensors":
-            length = int.from_bytes(start, "little")
-            if not 2 <= length <= size - 8:
-                return "no safetensors file, or a piece of one"
-            try:
-                ends = [
-                    entry["data_offsets"][1]
-                    for key, entry in json.loads(content.read(length)).items()
-                    if key[:2] != "__"
-                ]
-            except (ValueError, KeyError, TypeError, AttributeError):
-                return "a safetensors file with a damaged header"
-            return None if 8 + length + max(ends, default=0) == size else "a safetensors file of the wrong length"
-        content.seek(0)
-        if suffix == ".json":
-            try:
-                return None if json.load(content) else "empty JSON"
-            except ValueError as error:
-                return f"no JSON ({error})"
-        if suffix in (".pkl", ".bin") and start[:4] != b"PK\x03\x04":
-            content.seek(max(0, size - 1))
-            # a lone pickle ends with a full stop; torch's old format has the tensors' bytes after it
-            return None if start[:1] == b"\x80" and (suffix == ".bin" or content.read() == b".") else "no whole pickle"
-    return None
 
 
 def table(directory: str | Path | None = None) -> str:

@@ -16,6 +16,8 @@ LAYERS = {
     "runs": 0,
     "downloads": 0,
     "towers": 0,
+    "fileforms": 0,
+    "resizing": 0,
     "latents": 1,
     "embedding": 1,
     "scoreboard": 1,

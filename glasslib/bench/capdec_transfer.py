@@ -223,6 +223,6 @@ def bench_capdec_transfer() -> None:
         rows += tiny_searches.run_jobs(caption, wanted, name=folder().name, weights=("clip", "gpt2"), n_workers=1)
     found, written = results(rows)
     params = {"seeds": SEEDS, "n_styled": N_STYLED, "train_share": TRAIN_SHARE, "n_held_out": N_HELD_OUT}
-    params |= {"n_training": 5 * (home.N_SCENES), "variance": variance()}
+    params |= {"n_training": 5 * home.N_SCENES, "variance": variance()}
     params |= {"alone": dataclasses.asdict(ALONE), "fine_tune": dataclasses.asdict(FINE_TUNE)}
     tiny_searches.write("bench_capdec_transfer", params, found, written)

@@ -1,0 +1,42 @@
+"""Whether a weight file is whole, by its form alone: no web page in its place, no missing end. Nothing in it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def fault(path: Path, *, suffix: str) -> str | None:
+    """What a file's own form says is wrong with it, in words that follow "it is"; None if nothing.
+
+    Args:
+        path: the file, which may still have another name.
+        suffix: the one it is to have: ".safetensors", ".json", ".pkl" or ".bin"; of others nothing is known.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as content:
+        start = content.read(8)
+        if suffix == ".safetensors":
+            length = int.from_bytes(start, "little")
+            if not 2 <= length <= size - 8:
+                return "no safetensors file, or a piece of one"
+            try:
+                ends = [
+                    entry["data_offsets"][1]
+                    for key, entry in json.loads(content.read(length)).items()
+                    if key[:2] != "__"
+                ]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return "a safetensors file with a damaged header"
+            return None if 8 + length + max(ends, default=0) == size else "a safetensors file of the wrong length"
+        content.seek(0)
+        if suffix == ".json":
+            try:
+                return None if json.load(content) else "empty JSON"
+            except ValueError as error:
+                return f"no JSON ({error})"
+        if suffix in (".pkl", ".bin") and start[:4] != b"PK\x03\x04":
+            content.seek(max(0, size - 1))
+            # a lone pickle ends with a full stop; torch's old format has the tensors' bytes after it
+            return None if start[:1] == b"\x80" and (suffix == ".bin" or content.read() == b".") else "no whole pickle"
+    return None
