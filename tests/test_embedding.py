@@ -310,7 +310,7 @@ def test_images_that_are_refused(embedder, pictures, bad, error, match):
             r"'a red staar' has the word 'staar', which this CLIP never saw; near words: star",
         ),
         (["the yelow circel"], ValueError, "the word 'yelow', .* near words: yellow"),
-        (["a red ☃"], ValueError, r"the word '☃', .*see glasslib\.tinyworld\.captions\.vocabulary\(\)"),
+        (["a red ☃"], ValueError, r"the word '☃', .*see glasslib\.tinyworld\.wording\.vocabulary\(\)"),
         (["red_star"], ValueError, "the word '_'"),
         (["red 3"], ValueError, "the word '3'"),
     ],

@@ -164,6 +164,48 @@ class Judges:
         return (logits * code).sum(dim=1) / code.shape[1] ** 0.5
 
 
+def update(
+    optimizer: torch.optim.Optimizer,
+    judges: Judges,
+    *,
+    loss: Tensor,
+    made: Tensor | None,
+    real: Tensor,
+    labels: Tensor,
+    real_features: list[Tensor] | None,
+    heard: float = 1.0,
+    penalise: bool = False,
+) -> dict[str, Tensor]:
+    """Step the generator down `loss`, and where there are false pictures, all players by what the judges say of them.
+
+    Args:
+        optimizer: the generator's.
+        judges: who judge, and learn to.
+        loss: the generator's own, of pictures made again.
+        made: (n, 3, h, w) false pictures of random z; None: the judges take no part.
+        real, labels, real_features: as for `Judges.judge`.
+        heard: how much of what the judges say reaches the generator, 0 to 1.
+        penalise: also add the judges' lazy penalties.
+
+    Returns:
+        Means worth logging.
+    """
+    optimizers = (optimizer,) if made is None else (optimizer, judges.optimizer)
+    for each in optimizers:
+        each.zero_grad()
+    ends, slopes, logged = [loss], [None], {}
+    if made is not None:
+        seen = made.detach().requires_grad_(True)
+        slope, logged = judges.judge(real, seen, labels, real_features)
+        ends, slopes = [loss, made], [None, slope * heard]
+        if penalise:
+            logged |= judges.penalise(torch.cat([real, seen]), labels[:, 0].repeat(2))
+    torch.autograd.backward(ends, slopes)
+    for each in optimizers:
+        each.step()
+    return logged
+
+
 def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over HEADS of the cross-entropy of (n, 29) logits against (n, 5) labels."""
     pieces = logits.split(list(HEADS.values()), dim=1)

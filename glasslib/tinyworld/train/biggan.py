@@ -119,19 +119,16 @@ class Trainer:
             z, vectors = torch.cat([z, draw_z(n, rng=self.rng)]), vectors.repeat(2, 1)
         made = self.generator(z, vectors)
         difference, logged = encoder.difference(made[:n], real, self.judges.projected, real_features)
-        optimizers = (self.optimizer, self.judges.optimizer) if self.judged else (self.optimizer,)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        ends, slopes = [difference + encoder.KL_WEIGHT * cost], [None]
-        if self.judged:
-            seen = made[n:].detach().requires_grad_(True)
-            slope, more = self.judges.judge(real, seen, labels, real_features)
-            ends, slopes, logged = [*ends, made[n:]], [*slopes, slope], logged | more
-            if self.step % adversarial.R_EVERY == 0:
-                logged |= self.judges.penalise(torch.cat([real, seen]), classes.repeat(2))
-        torch.autograd.backward(ends, slopes)
-        for optimizer in optimizers:
-            optimizer.step()
+        logged |= adversarial.update(
+            self.optimizer,
+            self.judges,
+            loss=difference + encoder.KL_WEIGHT * cost,
+            made=made[n:] if self.judged else None,
+            real=real,
+            labels=labels,
+            real_features=real_features,
+            penalise=self.step % adversarial.R_EVERY == 0,
+        )
         self._average(n)
         self.step += 1
         self.means.add(cost=cost, **logged)

@@ -110,19 +110,17 @@ class Trainer:
         made = self._draw(w)
         first = None if real_features is None else [each[:n] for each in real_features]
         difference, logged = encoder.difference(made[:n], real[:n], self.judges.projected, first)
-        optimizers = (self.optimizer, self.judges.optimizer) if judged else (self.optimizer,)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        ends, slopes = [difference + encoder.KL_WEIGHT * cost], [None]
-        if judged:
-            seen = made[n:].detach().requires_grad_(True)
-            slope, more = self.judges.judge(real, seen, labels, real_features)
-            ends, slopes, logged = [*ends, made[n:]], [*slopes, slope * self.heard], logged | more
-            if self.step % adversarial.R_EVERY == 0:
-                logged |= self.judges.penalise(torch.cat([real, seen]), labels[:, 0].repeat(2))
-        torch.autograd.backward(ends, slopes)
-        for optimizer in optimizers:
-            optimizer.step()
+        logged |= adversarial.update(
+            self.optimizer,
+            self.judges,
+            loss=difference + encoder.KL_WEIGHT * cost,
+            made=made[n:] if judged else None,
+            real=real,
+            labels=labels,
+            real_features=real_features,
+            heard=self.heard,
+            penalise=self.step % adversarial.R_EVERY == 0,
+        )
         if self.step % EMA_EVERY == 0:
             self._average(len(real))
         self.step += 1
