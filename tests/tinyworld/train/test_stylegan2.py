@@ -65,16 +65,16 @@ def test_the_judges_join_step_by_step():
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_w_is_the_mappings_and_its_slope_that_of_a_smooth_one():
+def test_w_is_the_mappings_and_its_slope_that_of_a_smooth_one(monkeypatch):
     trainer = stylegan2.Trainer(seed=0)
-    stylegan2.set_steepness(trainer.generator.mapping, 200.0)
-    z = torch.randn(8, stylegan2.Z_DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    w = trainer._map(z)
-    torch.testing.assert_close(w, trainer.generator.mapping(z))
-    (slope,) = torch.autograd.grad(w.square().sum(), z)
-    signs = slope[:, : stylegan2.N_SIGNS].abs().mean()
-    assert signs > 0.1 * slope[:, stylegan2.N_SIGNS :].abs().mean()  # through ramps of 200 there is next to none
     mapping = trainer.generator.mapping
+    stylegan2.set_steepness(mapping, 200.0)
+    z = torch.randn(8, stylegan2.Z_DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    torch.testing.assert_close(trainer._map(z), mapping(z))
+    monkeypatch.setattr(stylegan2, "normalize_second_moment", lambda z: z)  # it mixes the slopes of all numbers of z
+    (slope,) = torch.autograd.grad(trainer._map(z).square().sum(), z)
+    signs, rest = slope.abs().split([stylegan2.N_SIGNS, stylegan2.Z_DIM - stylegan2.N_SIGNS], dim=1)
+    assert signs.median() > 0.1 * rest.median()
     (steep,) = torch.autograd.grad(mapping.fc1(mapping.fc0(z)).square().sum(), z)
     assert steep[:, : stylegan2.N_SIGNS].abs().median() < 1e-3 * steep[:, stylegan2.N_SIGNS :].abs().median()
 
