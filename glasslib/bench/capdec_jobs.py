@@ -58,10 +58,10 @@ def clip():
 
 
 @functools.cache
-def held_out(n: int = N_SELECT + N_TEST) -> HeldOut:
+def held_out() -> HeldOut:
     """The scenes that every captioner is measured on."""
     rng = np.random.default_rng(HELD_OUT)
-    world = scenes.sample(n, rng=rng)
+    world = scenes.sample(N_SELECT + N_TEST, rng=rng)
     pictures = scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT))
     references = captions.describe_by_all(world, rng=rng)
     own = [row[i % len(row)] for i, row in enumerate(references)]

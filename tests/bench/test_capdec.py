@@ -66,10 +66,10 @@ def test_only_the_scenes_asked_for_are_scored():
     assert both["parses"][0].value == pytest.approx(4 / 6)
 
 
-@pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """The bench on a dozen scenes, each training replaced by the shipped captioner, its results handed back."""
-    written, fitted = {}, []
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The bench on a dozen scenes, run once, each training replaced by the shipped captioner: its results."""
+    written, fitted, tmp_path = {}, [], tmp_path_factory.mktemp("toy")
     shipped = captioners.load(models.WEIGHTS / "captioner")
 
     def fit(data, *, folder, seed, settings, validation, progress, noise=None, start=None):
@@ -77,26 +77,29 @@ def toy(monkeypatch, tmp_path):
         log = [{"step": step, "train_loss": 2.0, "validation_loss": 1.0} for step in (1, 2)]
         return shipped, [*log, {"step": 3, "train_loss": 2.0}]
 
-    monkeypatch.setattr(work.recipe, "fit", fit)
-    for name, value in {"N_SCENES": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
-        monkeypatch.setattr(work, name, value)
-    monkeypatch.setattr(work, "folder", lambda: tmp_path / "trained")
-    monkeypatch.setattr(capdec, "SEEDS", (0,))
-    monkeypatch.setattr(capdec, "levels", lambda estimates: [0.0, *estimates.values()])
-    monkeypatch.setattr(
-        capdec, "write",
-        lambda folder, params, found, tables: written.update(params=params, found=found, tables=tables, fitted=fitted),
-    )  # fmt: skip
     cached = (work.clip, work.held_out, work.spoken, work.pictures)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(work.recipe, "fit", fit)
+        for name, value in {"N_SCENES": 8, "N_SELECT": 8, "N_TEST": 12, "CACHE": tmp_path / "said"}.items():
+            monkeypatch.setattr(work, name, value)
+        monkeypatch.setattr(work, "folder", lambda: tmp_path / "trained")
+        monkeypatch.setattr(capdec, "SEEDS", (0,))
+        monkeypatch.setattr(capdec, "levels", lambda estimates: [0.0, *estimates.values()])
+        monkeypatch.setattr(
+            capdec, "write",
+            lambda folder, params, found, tables: written.update(
+                params=params, found=found, tables=tables, fitted=fitted
+            ),
+        )  # fmt: skip
+        for function in cached:
+            function.cache_clear()
+        capdec.bench_capdec()
     for function in cached:
         function.cache_clear()
-    yield written
-    for function in cached:
-        function.cache_clear()
+    return written
 
 
 def test_the_whole_bench_gives_every_number_and_table(toy):
-    capdec.bench_capdec()
     named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
              "precision", "best_arm", "best_arm_vs_retrieval", "noise_fall_longer",
              "reranked_precision", "reranked_vs_retrieval", "reranked_vs_clipcap"}  # fmt: skip
@@ -115,7 +118,6 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
 
 
 def test_each_level_is_trained_from_the_same_start_with_its_own_noise(toy):
-    capdec.bench_capdec()
     fitted = {name: rest for name, *rest in toy["fitted"]}
     assert {start for _, _, start in fitted.values()} == {None}
     assert fitted["capdec-0-0"] == fitted["clipcap-0-0"] == [1, None, None]
