@@ -77,6 +77,7 @@ def test_the_other_domain_is_learned_as_the_first_and_from_its_own_texts(small, 
     fitted = []
     fit = transfer.recipe.fit
     monkeypatch.setattr(transfer.recipe, "fit", lambda data, **k: fitted.append((data, k)) or fit(data, **k))
+    monkeypatch.setattr(home, "SETTINGS", dataclasses.replace(home.SETTINGS, batch_size=7))  # told from the others
     transfer.trained("neon", seed=1)
     [(data, options)] = fitted
     assert data.texts == said(7, clip=home.clip(), seed=home.SEED, domain="neon").texts
