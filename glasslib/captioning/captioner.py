@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from glasslib import runs
 from glasslib.captioning import decoding, gap, mapper
-from glasslib.captioning.decoder import CaptionDecoder
+from glasslib.captioning.decoder import IGNORE, CaptionDecoder
 from glasslib.tensors import check_shape, map_batches
 
 FORMAT = 1
+SCORED_AT_ONCE = 64  # captions: GPT-2's logits for one of 20 tokens take 4 MB
 
 
 class Captioner:
@@ -64,17 +67,34 @@ class Captioner:
 
     def several(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[list[str]]:
         """All captions that `decode` gives for each embedding (its `n_captions`), best first."""
+        return [[text for text, _ in captions] for captions in self._write(embeddings, max_tokens, scored=False)]
+
+    def scored(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[list[tuple[str, float]]]:
+        """As `several`, each caption with its log-probability in nats, the end-of-caption token counted."""
+        return self._write(embeddings, max_tokens, scored=True)
+
+    def _write(self, embeddings: Tensor, max_tokens: int, *, scored: bool) -> list[list[tuple[str, float]]]:
         check_shape(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
         if not len(embeddings):
             return []
         weight = self.decoder.gpt.get_input_embeddings().weight
 
-        def write(batch: Tensor) -> list[list[str]]:
+        def write(batch: Tensor) -> list[list[tuple[str, float]]]:
             crossed = self._cross(batch.to(weight.device, torch.float32))
             rows = self._decode(self.decoder, crossed, stop_id=self.stop_id, max_tokens=max_tokens)
-            return [[self._text(ids) for ids in captions] for captions in rows]
+            values = self._log_probs(crossed, rows) if scored else repeat(0.0)
+            return [[(self._text(ids), next(values)) for ids in captions] for captions in rows]
 
         return map_batches(write, embeddings, batch_size=self._batch_size)
+
+    def _log_probs(self, crossed: Tensor, rows: list[list[list[int]]]) -> Iterator[float]:
+        """The log-probability of every caption, one image's after the other's."""
+        flat = [(image, torch.tensor(ids)) for image, captions in enumerate(rows) for ids in captions]
+        for start in range(0, len(flat), SCORED_AT_ONCE):
+            images, ids = zip(*flat[start : start + SCORED_AT_ONCE], strict=True)
+            token_ids = pad_sequence(ids, batch_first=True).to(crossed.device)
+            labels = pad_sequence(ids, batch_first=True, padding_value=IGNORE).to(crossed.device)
+            yield from self.decoder.log_probs(crossed[list(images)], token_ids, labels).tolist()
 
     def stream(self, batches: Iterable[Tensor], *, max_tokens: int = 67) -> Iterator[str]:
         """Caption any number of embeddings as they come, such as those of pictures read one batch after the other."""
@@ -87,13 +107,22 @@ class Captioner:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
 
 
-def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, embedder) -> list[str]:
+def nearest_caption(
+    candidates: Sequence[Sequence[str]],
+    embeddings: Tensor,
+    *,
+    embedder,
+    log_probs: Sequence[Sequence[float]] | None = None,
+) -> list[str]:
     """Of each image's captions, pick the one whose CLIP embedding is nearest to the image's; an empty one if all are.
 
     Args:
         candidates: n lists of captions, at least one each, such as `Captioner.several` gives.
         embeddings: (n, dim) of the images, rows of L2 norm 1.
         embedder: has `embed_texts`, of the same CLIP. Of a caption longer than it can read, it reads what fits.
+        log_probs: the decoder's log-probability of each caption, as `Captioner.scored` gives it. With it the decoder
+            has its say: what is highest is log-probability plus `embedder.logit_scale` times the cosine, which is what
+            CLIP itself was trained to take for a log-probability, up to a constant that an image's captions share.
 
     Returns:
         n captions.
@@ -102,7 +131,7 @@ def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, 
         ValueError: another number of lists than of embeddings, or an empty list.
 
     Source:
-        Re-ranking by CLIP, as in MacCap, https://arxiv.org/abs/2401.02347.
+        Without log_probs: re-ranking by CLIP, as in MacCap, https://arxiv.org/abs/2401.02347.
     """
     if len(candidates) != len(embeddings) or not all(candidates):
         raise ValueError(f"candidates must be {len(embeddings)} non-empty lists of captions, got {len(candidates)}")
@@ -110,10 +139,12 @@ def nearest_caption(candidates: Sequence[Sequence[str]], embeddings: Tensor, *, 
     row_of = {text: row for row, text in enumerate(texts)}
     embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]
     picked = []
-    for captions, image in zip(candidates, embeddings, strict=True):
-        known = [text for text in captions if text in row_of]
-        cosines = embedded[[row_of[text] for text in known]] @ image
-        picked.append(known[int(cosines.argmax())] if known else captions[0])
+    for i, (captions, image) in enumerate(zip(candidates, embeddings, strict=True)):
+        known = [k for k, text in enumerate(captions) if text in row_of]
+        value = embedded[[row_of[captions[k]] for k in known]] @ image
+        if log_probs is not None:
+            value = embedder.logit_scale * value + value.new_tensor([log_probs[i][k] for k in known])
+        picked.append(captions[known[int(value.argmax())]] if known else captions[0])
     return picked
 
 

@@ -84,14 +84,25 @@ class CaptionDecoder(nn.Module):
         Returns:
             A scalar; divide by the number of labels for a mean.
         """
+        logits, counted = self._label_logits(embeddings, token_ids, labels)
+        return F.cross_entropy(logits.float(), labels[counted], reduction="sum")
+
+    @torch.inference_mode()
+    def log_probs(self, embeddings: Tensor, token_ids: Tensor, labels: Tensor) -> Tensor:
+        """Return each caption's log-probability (n,), in nats; arguments as for `forward`."""
+        logits, counted = self._label_logits(embeddings, token_ids, labels)
+        costs = F.cross_entropy(logits.float(), labels[counted], reduction="none")
+        return costs.new_zeros(len(labels)).index_add_(0, counted.nonzero()[:, 0], -costs)
+
+    def _label_logits(self, embeddings: Tensor, token_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n_counted, vocab_size) where a label counts, and where that is: (n, length) bool."""
         check_shape(token_ids, "token_ids", f"{len(embeddings)} length")
         check_shape(labels, "labels", f"{len(embeddings)} {token_ids.shape[1]}")
         # The last token predicts nothing. Padding stands at the end, where a causal model cannot see it: no mask.
         words = self.gpt.get_input_embeddings()(token_ids[:, :-1])
         inputs = torch.cat((self.prefix(embeddings).to(words.dtype), words), dim=1)
-        counted = labels != IGNORE  # (n, length); position prefix_length - 1 predicts the first token
-        logits = self._logits(inputs, counted)  # (n_counted, vocab_size)
-        return F.cross_entropy(logits.float(), labels[counted], reduction="sum")
+        counted = labels != IGNORE  # position prefix_length - 1 predicts the first token
+        return self._logits(inputs, counted), counted
 
     def _logits(self, inputs: Tensor, counted: Tensor) -> Tensor:
         if self._head_alone is None:

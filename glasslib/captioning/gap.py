@@ -42,6 +42,29 @@ def mean_offset(embeddings: Tensor, *, offset: Tensor, normalize: bool = True) -
     return embeddings + offset.to(embeddings)
 
 
+def stretched_offset(embeddings: Tensor, *, image_mean: Tensor, text_mean: Tensor, stretch: float = 1.5) -> Tensor:
+    """Move image embeddings to the texts' centroid, and further apart: for a decoder that was trained with noise.
+
+    Noise and the way back to the unit sphere leave a text less of the centroid that all texts share, and so relatively
+    more of what it has of its own. A picture moved by the mean offset alone looks like a text that says little.
+
+    Args:
+        embeddings: (n, dim) of images, rows of L2 norm 1.
+        image_mean: (dim,), mean image embedding.
+        text_mean: (dim,), mean text embedding.
+        stretch: above 0, what differences from the centroid are multiplied by; 1 is `mean_offset`.
+
+    Returns:
+        (n, dim), rows of L2 norm 1.
+    """
+    check_shape(embeddings, "embeddings", "n dim")
+    check_shape(image_mean, "image_mean", f"{embeddings.shape[1]}")
+    check_shape(text_mean, "text_mean", f"{embeddings.shape[1]}")
+    if not stretch > 0:
+        raise ValueError(f"stretch must be above 0, got {stretch}")
+    return F.normalize(text_mean.to(embeddings) + stretch * (embeddings - image_mean.to(embeddings)), dim=1)
+
+
 class TextMemory:
     """Text embeddings that images are compared with; read in blocks, so they may lie on disk."""
 

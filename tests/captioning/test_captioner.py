@@ -63,6 +63,34 @@ def test_clip_picks_the_nearest_of_each_images_captions():
             captioners.nearest_caption(wrong, images, embedder=Embedder())
 
 
+def test_the_decoder_has_its_say_in_the_units_of_clip():
+    class Embedder:
+        logit_scale = 10.0
+
+        def embed_texts(self, texts, *, truncate):
+            return torch.tensor([[{"near": 1.0, "far": 0.7}[text], 0.0] for text in texts])
+
+    images = torch.tensor([[1.0, 0.0]] * 3)  # "near" gains 3 nats
+    candidates = [["", "near", "far"]] * 3
+    log_probs = [[0.0, -9.0, -5.9], [0.0, -9.0, -6.1], [0.0, -5.0, -5.0]]
+    picked = captioners.nearest_caption(candidates, images, embedder=Embedder(), log_probs=log_probs)
+    assert picked == ["far", "near", "near"]  # the empty caption is none, however likely
+
+
+def test_scored_captions_are_the_several_with_their_log_probabilities(decoder, tokenizer, embeddings, monkeypatch):
+    beams = functools.partial(decoding.beam, beam_size=3, n_captions=3)
+    captioner = Captioner(decoder, tokenizer, decode=beams, cross=lambda x: -x, batch_size=5)
+    monkeypatch.setattr(captioners, "SCORED_AT_ONCE", 4)  # no multiple of an image's three
+    scored = captioner.scored(embeddings, max_tokens=8)
+    assert [[text for text, _ in row] for row in scored] == captioner.several(embeddings, max_tokens=8)
+    ids = decoding.beam(decoder, -embeddings, stop_id=1, max_tokens=8, beam_size=3, n_captions=3)
+    for row, captions in enumerate(ids):
+        for k, caption in enumerate(captions):
+            tokens = torch.tensor([caption])
+            loss = decoder(-embeddings[row : row + 1], tokens, tokens)
+            assert scored[row][k][1] == pytest.approx(-float(loss.detach()), rel=1e-4)
+
+
 def test_a_folder_gives_the_same_captioner(decoder, tokenizer, embeddings, tmp_path):
     captioner = Captioner(decoder, tokenizer, stop_token=".")
     decoder.gpt.config._name_or_path = "a folder of one machine"

@@ -112,6 +112,16 @@ def test_the_loss_counts_every_word_once_and_no_padding(decoder, embeddings):
     assert torch.allclose(decoder(embeddings[:3], *padded(rows)), nats, rtol=1e-4)
 
 
+def test_log_probs_are_each_captions_own_loss(decoder, embeddings):
+    token_ids = torch.tensor([[2, 3, 6, 1], [5, 1, 0, 0], [7, 4, 1, 0]])
+    labels = token_ids.masked_fill(token_ids == 0, IGNORE)
+    found = decoder.log_probs(embeddings[:3], token_ids, labels)
+    for row, length in enumerate((4, 2, 3)):
+        alone = slice(row, row + 1)
+        loss = decoder(embeddings[alone], token_ids[alone, :length], token_ids[alone, :length])
+        assert float(found[row]) == pytest.approx(-float(loss.detach()), rel=1e-5)
+
+
 def test_published_labels_give_the_published_loss(decoder, embeddings, published, tokenizer):
     from glasslib.captioning.targets import Targets
 

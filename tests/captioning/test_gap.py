@@ -22,6 +22,20 @@ def test_mean_offset_brings_the_centroids_together(embeddings, memory):
     assert gap.keep(images) is images
 
 
+def test_stretched_offset_is_the_offset_at_one_and_tells_more_apart_above(embeddings, memory):
+    images = F.normalize(embeddings + 2, dim=1)
+    means = {"image_mean": images.mean(0), "text_mean": memory.mean(0)}
+    moved = gap.mean_offset(images, offset=memory.mean(0) - images.mean(0))
+    assert torch.allclose(gap.stretched_offset(images, **means, stretch=1), moved, atol=1e-6)
+    twice = gap.stretched_offset(images, **means, stretch=2)
+    assert torch.allclose(twice, F.normalize(memory.mean(0) + 2 * (images - images.mean(0)), dim=1), atol=1e-6)
+    assert (twice @ twice.T).mean() < (moved @ moved.T).mean()  # further apart
+    with pytest.raises(ValueError, match="stretch must be above 0, got 0"):
+        gap.stretched_offset(images, **means, stretch=0)
+    with pytest.raises(ValueError, match="image_mean"):
+        gap.stretched_offset(images, image_mean=means["image_mean"][:3], text_mean=means["text_mean"])
+
+
 @pytest.mark.parametrize("block", [500, 64, 1])
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 0.0005])
 def test_projection_is_the_softmax_over_the_whole_memory(embeddings, memory, block, temperature):
