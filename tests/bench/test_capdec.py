@@ -101,17 +101,20 @@ def toy(tmp_path_factory):
 
 def test_the_whole_bench_gives_every_number_and_table(toy):
     named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
-             "precision", "best_arm", "best_arm_vs_retrieval", "noise_fall_longer",
-             "reranked_precision", "reranked_vs_retrieval", "reranked_vs_clipcap"}  # fmt: skip
+             "precision", "best_arm", "best_arm_vs_retrieval", "noise_fall_longer", "longer_at_best", "longer_at_ten",
+             "arm.stretched_reranked", "beams_precision", "beams_vs_retrieval", "beams_vs_clipcap"}  # fmt: skip
     assert {f"capdec.{name}" for name in named} <= toy["found"].keys()
     assert {entry["n"] for name, entry in toy["found"].items() if name != "time.captioner_min"} == {12}
     noise = toy["tables"]["noise"]
     assert {row["n_seeds"] for row in noise} == {1}
     assert {row["arm"] for row in noise} == {"capdec", "longer", "clipcap", "covariance", "retrieval"}
-    assert {row["source"] for row in noise} == {"image", "text", "offset", "projection", "reranked"}
+    assert {row["source"] for row in noise if row["arm"] == "capdec"} == set(work.SOURCES)
+    assert {row["source"] for row in noise if row["arm"] == "clipcap"} == {"image", "reranked"}
     best = toy["params"]["best_variance"]
     assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, capdec.ten_times(best, [])}
-    assert {row["arm"] for row in toy["tables"]["captions"]} == {"capdec", "capdec reranked", "clipcap", "retrieval"}
+    winner = toy["params"]["best_arm"][2]
+    kept = {"capdec", "capdec stretched_reranked", f"capdec {winner}", "clipcap", "clipcap reranked", "retrieval"}
+    assert {row["arm"] for row in toy["tables"]["captions"]} == kept
     assert min(row["scene"] for row in toy["tables"]["captions"]) == 8  # those for choosing are not reported on
     steps = {row["step"] for row in toy["tables"]["validation"] if row["arm"] == "capdec"}
     assert steps == {1, 2}
@@ -120,12 +123,12 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
 def test_each_level_is_trained_from_the_same_start_with_its_own_noise(toy):
     fitted = {name: rest for name, *rest in toy["fitted"]}
     assert {start for _, _, start in fitted.values()} == {None}
-    assert fitted["capdec-0-0"] == fitted["clipcap-0-0"] == [1, None, None]
+    assert fitted["capdec-0-0"] == fitted["clipcap-0-0"] == [work.SETTINGS.n_epochs, None, None]
     best = toy["params"]["best_variance"]
     noise = fitted[f"capdec-{best:g}-0"][1]
     assert noise.func is noises.add_gaussian_noise and noise.keywords["noise_std"] == pytest.approx(best**0.5)
     ten = capdec.ten_times(best, [])
-    assert fitted[f"longer-{ten:g}-0"][0] == 2
+    assert fitted[f"longer-{ten:g}-0"][0] == fitted[f"longer-{best:g}-0"][0] == 2 * work.SETTINGS.n_epochs
     assert fitted[f"longer-{ten:g}-0"][1].keywords["noise_std"] == pytest.approx(ten**0.5)
     factor = fitted[f"covariance-{best:g}-0"][1].keywords["factor"]
     assert float((factor**2).sum()) == pytest.approx(

@@ -33,7 +33,7 @@ from glasslib.tinyworld.models import WEIGHTS, load_clip
 from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, Said, said
 
 GPT2_FILE = WEIGHTS / "gpt2" / "model.safetensors"
-N_SCENES = 16_000  # five captions each
+N_SCENES = 4_000  # five captions each
 N_HELD_OUT = 500
 N_ESTIMATE = 2_400  # scenes whose captions say how much noise
 N_SPREAD = 5000  # captions that say how embeddings are spread
@@ -41,14 +41,14 @@ HELD_OUT_SEED = 10_000
 PREFIX_LENGTH = 4
 MAX_TOKENS = 40
 SETTINGS = training.Settings(
-    n_epochs=1,
+    n_epochs=12,
     batch_size=32,
     learning_rate=3e-3,
     warmup_steps=100,
     weight_decay=0.01,
     clip_norm=1.0,
-    checkpoint_every=200,
-    validate_every=400,
+    checkpoint_every=500,
+    validate_every=500,
 )
 
 
