@@ -56,8 +56,9 @@ def tables() -> dict[str, bytes]:
 
 
 def bench_overhead() -> None:
-    """Measure time.overhead and write results/bench_overhead/."""
-    write("bench_overhead", {"cores": os.cpu_count()}, {"time.overhead": overhead()})
+    """Measure time.overhead on one thread, as make figures gives each notebook, and write results/bench_overhead/."""
+    torch.set_num_threads(1)
+    write("bench_overhead", {"cores": os.cpu_count(), "threads": 1}, {"time.overhead": overhead()})
 
 
 def bench_time() -> None:

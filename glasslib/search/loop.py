@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ def _ask(search) -> np.ndarray:
 def _row(search, scores: np.ndarray, clock: _Clock) -> dict:
     row = {"generation": search.generation - 1}
     if scores.ndim == 1:
-        row |= {"best": search.best.score, "median": float(np.median(scores))}
+        row |= {"best": search.best.score, "median": median(scores.tolist())}
     else:
         front = np.stack([candidate.score for candidate in search.front])
         row |= {f"best_{k}": float(best) for k, best in enumerate(front.max(axis=0))}
