@@ -112,12 +112,14 @@ class ClipEmbedder:
         return F.normalize(features.float(), dim=1)
 
     @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+    def embed_texts(self, texts: Sequence[str], *, truncate: bool = False, remember: bool = True) -> Tensor:
         """Embed texts; each distinct text is computed once and remembered.
 
         Args:
             texts: n strings, none empty.
             truncate: cut a text that is longer than the model's context instead of refusing it.
+            remember: False for a corpus that is kept elsewhere: neither what was remembered is used nor these are. A
+                text's last bit depends on its batch, so later ones would depend on whether the corpus was made or read.
 
         Returns:
             (n, dim), rows of L2 norm 1.
@@ -131,7 +133,8 @@ class ClipEmbedder:
         if len(texts) == 0:
             raise ValueError("texts must hold at least one string, got none")
         distinct = dict.fromkeys(texts)
-        found = {text: self._text_cache[text, truncate] for text in distinct if (text, truncate) in self._text_cache}
+        known = self._text_cache if remember else {}
+        found = {text: known[text, truncate] for text in distinct if (text, truncate) in known}
         new = {text: self._encode(text) for text in distinct if text not in found}
         if new:
             self._check_texts(new, truncate=truncate)
@@ -140,7 +143,7 @@ class ClipEmbedder:
                 embeddings = map_batches(self._embed_text_batch, batch, batch_size=self._batch_size)
                 # a copy each: a view would keep its whole batch in memory
                 found |= {text: row.clone() for (text, _), row in zip(batch, embeddings, strict=True)}
-        for text in distinct:
+        for text in distinct if remember else ():
             self._text_cache[text, truncate] = found[text]
             self._text_cache.move_to_end((text, truncate))
         while len(self._text_cache) > self._text_cache_size:

@@ -155,6 +155,18 @@ def test_each_distinct_text_is_computed_once(embedder, monkeypatch):
     assert sorted(text for text, _ in computed) == ["a star", "blue", "red"]
 
 
+def test_a_corpus_neither_uses_what_is_remembered_nor_adds_to_it(clip, monkeypatch):
+    embedder, computed = ClipEmbedder(*clip), []
+    embed = embedder._embed_text_batch
+    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: computed.extend(t for t, _ in rows) or embed(rows))
+    for remember in (True, False, True, False):  # computed, again, remembered, and again
+        embedder.embed_texts(["red star", "blue ring"], remember=remember)
+    assert sorted(computed) == sorted(["red star", "blue ring"] * 3)
+    embedder.embed_texts(["green star"], remember=False)
+    embedder.embed_texts(["green star"])
+    assert computed.count("green star") == 2
+
+
 def test_the_memory_of_texts_is_bounded_and_the_longest_unused_goes(clip, monkeypatch):
     embedder = ClipEmbedder(*clip, text_cache_size=3)
     known = embedder.embed_texts(WORDS)  # more than are remembered

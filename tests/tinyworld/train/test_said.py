@@ -38,6 +38,15 @@ def test_what_is_kept_is_found_again_and_not_made_again(clip, tmp_path, monkeypa
     assert said(6, clip=clip, seed=1, cache=tmp_path).texts == ["a red star"] * 6  # another grammar
 
 
+def test_what_is_embedded_afterwards_is_the_same_whether_it_was_made_or_found(tmp_path):
+    later = []
+    for _ in ("made", "found"):
+        clip = load_clip()
+        spoken = said(60, clip=clip, seed=1, cache=tmp_path)
+        later.append(clip.embed_texts(spoken.texts[:10]))  # in another batch its last bits differ
+    assert torch.equal(*later)
+
+
 def test_pairs_with_pictures_repeat_a_scenes_embedding(clip):
     spoken = said(2, clip=clip, seed=1)
     pictures = torch.eye(2, clip.dim)
