@@ -25,8 +25,6 @@ from glasslib.tinyworld import models
 
 SEEDS = (0, 1, 2)
 CONTROL_SEEDS = (0,)  # of the supervised captioner with noise, of training for longer, and of shaped noise
-# Prefix of a number's name -> source for CapDec, and for the supervised captioner, which has no gap to cross.
-WAYS = {"": ("stretched_reranked", "reranked"), "beams_": ("image", "image")}
 OTHER_ARMS = (
     *(("capdec", source) for source in work.SOURCES if source not in ("image", "text")),
     ("covariance", "image"),
@@ -58,15 +56,14 @@ def bench_capdec() -> None:
     test = scoring.score(systems, **options, first=work.N_SELECT, last=work.N_SELECT + work.N_TEST)
     arms = [scoring.best(select, arm=arm, source=source) for arm, source in OTHER_ARMS]
     winner = max(arms, key=lambda system: scoring.cider(select, system))
-    pairs = {
-        prefix: (scoring.best(select, arm="capdec", source=ours, noisy=True), ("clipcap", 0.0, theirs))
-        for prefix, (ours, theirs) in WAYS.items()
-    }
-    found = noise_numbers(test, best, estimates, rng=rng) | way_numbers(test, pairs, rng=rng)
-    found |= arm_numbers(test, best, arms, winner, rng=rng)
+    supervised = max(
+        (("clipcap", 0.0, source) for source in ("image", "reranked")), key=lambda s: scoring.cider(select, s)
+    )
+    found = noise_numbers(test, best, estimates, rng=rng) | published_numbers(test, best, rng=rng)
+    found |= arm_numbers(test, best, arms, winner, supervised, rng=rng)
     found["time.captioner_min"] = _training_time()
     tables = {"noise": scoring.table(test, rng=rng), "validation": [row for row in rows if row["source"] == "curve"]}
-    shown = {winner, ("retrieval", 0.0, "image"), *(system for pair in pairs.values() for system in pair)}
+    shown = {best, winner, ("clipcap", 0.0, "image"), supervised, ("retrieval", 0.0, "image")}
     tables["captions"] = _kept(rows, shown)
     tables["gallery"] = [
         row for row in rows if row["source"] == "image" and row["seed"] == 0
@@ -80,7 +77,7 @@ def bench_capdec() -> None:
         "n_test": work.N_TEST,
         "estimates": estimates,
     }
-    params |= {"best_variance": best[1], "best_arm": winner, "n_training": 5 * work.N_SCENES}
+    params |= {"best_variance": best[1], "best_arm": winner, "supervised": supervised, "n_training": 5 * work.N_SCENES}
     params |= {"training": dataclasses.asdict(work.SETTINGS), "stretch": work.STRETCH}
     write("bench_capdec", params, found, tables)
 
@@ -142,55 +139,51 @@ def noise_numbers(test: Scores, best: System, estimates: dict[str, float], *, rn
     return found
 
 
-def way_numbers(test: Scores, pairs: dict[str, tuple[System, System]], *, rng: np.random.Generator) -> dict:
-    """CapDec at its best noise beside the supervised captioner, retrieval, and people.
-
-    Plain names are of what works best here: pictures moved and stretched, and the beam that decoder and CLIP choose
-    together. `beams_` is as published: pictures as they are, beams of five.
-
-    Args:
-        test: of all systems.
-        pairs: prefix of the names -> CapDec's system, and the supervised one it is compared with.
-        rng: of the intervals.
-    """
-    nearest = test["retrieval", 0.0, "image"]
-    retrieved = nearest["CIDEr"]
-    found = {"capdec.reference_recall": metrics.corpus(nearest["reference_recall"], rng=rng)}
-    found["capdec.retrieval_cider"] = metrics.corpus(retrieved, rng=rng)
-    found["capdec.retrieval_precision"] = metrics.corpus(nearest["precision"], rng=rng)
-    for prefix, (ours, theirs) in pairs.items():
-        mine, supervised = test[ours], test[theirs]
-        found |= {
-            f"capdec.{prefix}cider": metrics.corpus(mine["CIDEr"], rng=rng),
-            f"capdec.{prefix}clipcap_cider": metrics.corpus(supervised["CIDEr"], rng=rng),
-            f"capdec.{prefix}clipcap_precision": metrics.corpus(supervised["precision"], rng=rng),
-            f"capdec.{prefix}vs_clipcap": metrics.ratio(mine["CIDEr"], supervised["CIDEr"], rng=rng),
-            f"capdec.{prefix}vs_retrieval": metrics.difference(mine["CIDEr"], retrieved, rng=rng),
-            f"capdec.{prefix}precision": metrics.corpus(mine["precision"], rng=rng),
-            f"capdec.{prefix}precision_vs_retrieval": metrics.difference(
-                mine["precision"], nearest["precision"], rng=rng
-            ),
-            f"capdec.{prefix}recall": metrics.corpus(mine["recall"], rng=rng),
-        }
-    return found
+def published_numbers(test: Scores, best: System, *, rng: np.random.Generator) -> dict:
+    """CapDec as published at its best noise, beside the supervised captioner, retrieval, and people."""
+    nearest, supervised = test["retrieval", 0.0, "image"], test["clipcap", 0.0, "image"]
+    return {
+        "capdec.reference_recall": metrics.corpus(nearest["reference_recall"], rng=rng),
+        "capdec.retrieval_cider": metrics.corpus(nearest["CIDEr"], rng=rng),
+        "capdec.retrieval_precision": metrics.corpus(nearest["precision"], rng=rng),
+        "capdec.clipcap_cider": metrics.corpus(supervised["CIDEr"], rng=rng),
+        "capdec.clipcap_precision": metrics.corpus(supervised["precision"], rng=rng),
+        **_against("capdec.", test[best], supervised, nearest, rng=rng),
+    }
 
 
 def arm_numbers(
-    test: Scores, best: System, arms: Sequence[System], winner: System, *, rng: np.random.Generator
+    test: Scores, best: System, arms: Sequence[System], winner: System, supervised: System, *, rng: np.random.Generator
 ) -> dict:
-    """Other ways across the gap and out of the beams, relative to CapDec's published decoding; the winner's numbers."""
+    """Other ways across the gap and out of the beams, relative to CapDec as published; and all numbers of the winner.
+
+    Args:
+        test: of all systems.
+        best: CapDec as published.
+        arms: each at its best noise.
+        winner: of the arms, by the scenes for choosing.
+        supervised: the captioner the winner is compared with, its own way out of the beams chosen likewise.
+        rng: of the intervals.
+    """
     plain = test[best]["CIDEr"]
-    nearest = test["retrieval", 0.0, "image"]
-    found = {
-        "capdec.best_arm": metrics.ratio(test[winner]["CIDEr"], plain, rng=rng),
-        "capdec.best_arm_vs_retrieval": metrics.difference(test[winner]["CIDEr"], nearest["CIDEr"], rng=rng),
-        "capdec.best_arm_precision": metrics.corpus(test[winner]["precision"], rng=rng),
-        "capdec.best_arm_cider": metrics.corpus(test[winner]["CIDEr"], rng=rng),
-    }
+    found = {"capdec.best_arm": metrics.ratio(test[winner]["CIDEr"], plain, rng=rng)}
+    found |= _against("capdec.best_arm_", test[winner], test[supervised], test["retrieval", 0.0, "image"], rng=rng)
     for system in arms:
         name = system[2] if system[0] == "capdec" else system[0]
         found[f"capdec.arm.{name}"] = metrics.ratio(test[system]["CIDEr"], plain, rng=rng)
     return found
+
+
+def _against(prefix: str, mine: dict, supervised: dict, nearest: dict, *, rng: np.random.Generator) -> dict:
+    """A system's own numbers, and beside the supervised captioner and retrieval."""
+    return {
+        f"{prefix}cider": metrics.corpus(mine["CIDEr"], rng=rng),
+        f"{prefix}precision": metrics.corpus(mine["precision"], rng=rng),
+        f"{prefix}recall": metrics.corpus(mine["recall"], rng=rng),
+        f"{prefix}vs_clipcap": metrics.ratio(mine["CIDEr"], supervised["CIDEr"], rng=rng),
+        f"{prefix}vs_retrieval": metrics.difference(mine["CIDEr"], nearest["CIDEr"], rng=rng),
+        f"{prefix}precision_vs_retrieval": metrics.difference(mine["precision"], nearest["precision"], rng=rng),
+    }
 
 
 def _training_time() -> dict[str, Any]:

@@ -145,11 +145,9 @@ def written(captioner: Captioner, *, sources: Sequence[str]) -> dict[str, list[s
         return Captioner(captioner.decoder, captioner.tokenizer, decode=decode, batch_size=BATCH_SIZE)
 
     @functools.cache
-    def candidates(source: str) -> tuple[list[tuple[str, ...]], list[tuple[float, ...]]]:
+    def candidates(source: str) -> tuple[list[list[str]], list[list[float]]]:
         decode = functools.partial(decoding.beam, beam_size=N_CANDIDATES, n_captions=N_CANDIDATES)
-        rows = reader(decode).scored(crossed(source), max_tokens=recipe.MAX_TOKENS)
-        texts, log_probs = zip(*(zip(*row, strict=True) for row in rows), strict=True)
-        return list(texts), list(log_probs)
+        return reader(decode).scored(crossed(source), max_tokens=recipe.MAX_TOKENS)
 
     found = {}
     for source in sources:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +67,26 @@ class Captioner:
 
     def several(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[list[str]]:
         """All captions that `decode` gives for each embedding (its `n_captions`), best first."""
-        return [[text for text, _ in captions] for captions in self._write(embeddings, max_tokens, scored=False)]
+        return self._write(embeddings, max_tokens, scored=False)[0]
 
-    def scored(self, embeddings: Tensor, *, max_tokens: int = 67) -> list[list[tuple[str, float]]]:
-        """As `several`, each caption with its log-probability in nats, the end-of-caption token counted."""
+    def scored(self, embeddings: Tensor, *, max_tokens: int = 67) -> tuple[list[list[str]], list[list[float]]]:
+        """As `several`, and each caption's log-probability in nats, the end-of-caption token counted."""
         return self._write(embeddings, max_tokens, scored=True)
 
-    def _write(self, embeddings: Tensor, max_tokens: int, *, scored: bool) -> list[list[tuple[str, float]]]:
+    def _write(self, embeddings: Tensor, max_tokens: int, *, scored: bool) -> tuple[list[list[str]], list[list[float]]]:
         check_shape(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
         if not len(embeddings):
-            return []
+            return [], []
         weight = self.decoder.gpt.get_input_embeddings().weight
 
-        def write(batch: Tensor) -> list[list[tuple[str, float]]]:
+        def write(batch: Tensor) -> list[tuple[list[str], list[float]]]:
             crossed = self._cross(batch.to(weight.device, torch.float32))
             rows = self._decode(self.decoder, crossed, stop_id=self.stop_id, max_tokens=max_tokens)
-            values = self._log_probs(crossed, rows) if scored else repeat(0.0)
-            return [[(self._text(ids), next(values)) for ids in captions] for captions in rows]
+            values = self._log_probs(crossed, rows) if scored else iter(())
+            return [([self._text(ids) for ids in captions], list(islice(values, len(captions)))) for captions in rows]
 
-        return map_batches(write, embeddings, batch_size=self._batch_size)
+        texts, log_probs = zip(*map_batches(write, embeddings, batch_size=self._batch_size), strict=True)
+        return list(texts), list(log_probs)
 
     def _log_probs(self, crossed: Tensor, rows: list[list[list[int]]]) -> Iterator[float]:
         """The log-probability of every caption, one image's after the other's."""
@@ -128,13 +129,18 @@ def nearest_caption(
         n captions.
 
     Raises:
-        ValueError: another number of lists than of embeddings, or an empty list.
+        ValueError: another number of lists than of embeddings, an empty list, or not one log-probability a caption.
 
     Source:
         Without log_probs: re-ranking by CLIP, as in MacCap, https://arxiv.org/abs/2401.02347.
     """
     if len(candidates) != len(embeddings) or not all(candidates):
         raise ValueError(f"candidates must be {len(embeddings)} non-empty lists of captions, got {len(candidates)}")
+    if log_probs is not None and [*map(len, log_probs)] != [*map(len, candidates)]:
+        raise ValueError(
+            f"log_probs must have one number for each caption, got {sum(map(len, log_probs))} in {len(log_probs)} "
+            f"lists for {sum(map(len, candidates))} captions in {len(candidates)}"
+        )
     texts = list(dict.fromkeys(text for captions in candidates for text in captions if text.strip()))
     row_of = {text: row for row, text in enumerate(texts)}
     embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]

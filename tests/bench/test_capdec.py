@@ -102,7 +102,7 @@ def toy(tmp_path_factory):
 def test_the_whole_bench_gives_every_number_and_table(toy):
     named = {"noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise", "vs_clipcap", "vs_retrieval",
              "precision", "best_arm", "best_arm_vs_retrieval", "noise_fall_longer", "longer_at_best", "longer_at_ten",
-             "arm.stretched_reranked", "beams_precision", "beams_vs_retrieval", "beams_vs_clipcap"}  # fmt: skip
+             "arm.stretched_reranked", "best_arm_precision", "best_arm_vs_clipcap"}  # fmt: skip
     assert {f"capdec.{name}" for name in named} <= toy["found"].keys()
     assert {entry["n"] for name, entry in toy["found"].items() if name != "time.captioner_min"} == {12}
     noise = toy["tables"]["noise"]
@@ -112,8 +112,13 @@ def test_the_whole_bench_gives_every_number_and_table(toy):
     assert {row["source"] for row in noise if row["arm"] == "clipcap"} == {"image", "reranked"}
     best = toy["params"]["best_variance"]
     assert {row["variance"] for row in noise if row["arm"] == "clipcap"} == {0.0, best, capdec.ten_times(best, [])}
-    winner = toy["params"]["best_arm"][2]
-    kept = {"capdec", "capdec stretched_reranked", f"capdec {winner}", "clipcap", "clipcap reranked", "retrieval"}
+    chosen = [toy["params"][name] for name in ("best_arm", "supervised")]
+    kept = {
+        "capdec",
+        "clipcap",
+        "retrieval",
+        *(arm if source == "image" else f"{arm} {source}" for arm, _, source in chosen),
+    }
     assert {row["arm"] for row in toy["tables"]["captions"]} == kept
     assert min(row["scene"] for row in toy["tables"]["captions"]) == 8  # those for choosing are not reported on
     steps = {row["step"] for row in toy["tables"]["validation"] if row["arm"] == "capdec"}

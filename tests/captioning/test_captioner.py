@@ -34,7 +34,7 @@ def test_batches_streams_and_several(decoder, tokenizer, embeddings):
     beams = functools.partial(decoding.beam, beam_size=3, n_captions=3)
     several = Captioner(decoder, tokenizer, decode=beams).several(embeddings, max_tokens=8)
     assert [len(texts) for texts in several] == [3] * 12
-    assert captioner(embeddings[:0]) == []
+    assert captioner(embeddings[:0]) == [] and captioner.scored(embeddings[:0]) == ([], [])
     with pytest.raises(ValueError, match=r"must have shape \(n, 8\)"):
         captioner(embeddings[:, :3])
 
@@ -75,20 +75,23 @@ def test_the_decoder_has_its_say_in_the_units_of_clip():
     log_probs = [[0.0, -9.0, -5.9], [0.0, -9.0, -6.1], [0.0, -5.0, -5.0]]
     picked = captioners.nearest_caption(candidates, images, embedder=Embedder(), log_probs=log_probs)
     assert picked == ["far", "near", "near"]  # the empty caption is none, however likely
+    for wrong in (log_probs[:2], [[0.0, -9.0, -5.9, -1.0], *log_probs[1:]], [[0.0], *log_probs[1:]]):
+        with pytest.raises(ValueError, match="log_probs must have one number for each caption"):
+            captioners.nearest_caption(candidates, images, embedder=Embedder(), log_probs=wrong)
 
 
 def test_scored_captions_are_the_several_with_their_log_probabilities(decoder, tokenizer, embeddings, monkeypatch):
     beams = functools.partial(decoding.beam, beam_size=3, n_captions=3)
     captioner = Captioner(decoder, tokenizer, decode=beams, cross=lambda x: -x, batch_size=5)
     monkeypatch.setattr(captioners, "SCORED_AT_ONCE", 4)  # no multiple of an image's three
-    scored = captioner.scored(embeddings, max_tokens=8)
-    assert [[text for text, _ in row] for row in scored] == captioner.several(embeddings, max_tokens=8)
+    texts, log_probs = captioner.scored(embeddings, max_tokens=8)
+    assert texts == captioner.several(embeddings, max_tokens=8)
     ids = decoding.beam(decoder, -embeddings, stop_id=1, max_tokens=8, beam_size=3, n_captions=3)
     for row, captions in enumerate(ids):
         for k, caption in enumerate(captions):
             tokens = torch.tensor([caption])
             loss = decoder(-embeddings[row : row + 1], tokens, tokens)
-            assert scored[row][k][1] == pytest.approx(-float(loss.detach()), rel=1e-4)
+            assert log_probs[row][k] == pytest.approx(-float(loss.detach()), rel=1e-4)
 
 
 def test_a_folder_gives_the_same_captioner(decoder, tokenizer, embeddings, tmp_path):
