@@ -135,6 +135,7 @@ def plot_bars(values: Mapping[str, Mapping[str, Mapping]], *, ax: Axes | None = 
         ax.bar(x, heights, width * 0.95, yerr=errors, color=METHOD_COLOURS.get(method), label=f"{method} (n = {n})",
                error_kw={"lw": 0.8, "capsize": 2})  # fmt: skip
     ax.set_xticks(range(len(metrics)), metrics)
-    ax.legend(fontsize=8, loc="lower left")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}  # the bars reach everywhere below
+    ax.legend(fontsize=8, ncols=len(values), frameon=False, **above)
     ax.set_ylim(0, 1.05)
     return ax

@@ -56,6 +56,8 @@ def test_bars_carry_intervals():
     ax = plotting.plot_bars({"CLIP": {"shape": entry, "colour": {**entry, "ci": None}}})
     assert [bar.get_height() for bar in ax.patches] == [0.8, 0.8]
     assert ax.get_legend().get_texts()[0].get_text() == "CLIP (n = 50)"
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1  # above the bars, not on them
 
 
 def test_a_given_axes_is_drawn_on_and_returned():
