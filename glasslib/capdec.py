@@ -26,7 +26,7 @@ from glasslib.tinyworld import captions, scenes
 from glasslib.tinyworld.models import load_clip
 from glasslib.tinyworld.scenes import Scenes
 from glasslib.tinyworld.train import captioner as recipe
-from glasslib.tinyworld.train.said import CACHE, said
+from glasslib.tinyworld.train.said import CACHE, ZIPF, said
 
 PRESETS = ("tiny", "paper")
 N_ESTIMATE = {"tiny": 200, "paper": 15}  # pictures whose captions say how much noise; the paper took 15
@@ -168,7 +168,7 @@ def _tiny(n_scenes: int, n_test: int, *, seed: int, settings: training.Settings)
     rng = np.random.default_rng(recipe.HELD_OUT_SEED)
     world = scenes.sample(n_test, rng=rng)
     pictures = scenes.render(world, rng=torch.Generator().manual_seed(recipe.HELD_OUT_SEED))
-    references = captions.describe_by_all(world, rng=rng)
+    references = captions.describe_by_all(world, rng=rng, zipf=ZIPF)
     return Task(
         name="tiny",
         embedder=clip,

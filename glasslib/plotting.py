@@ -23,6 +23,7 @@ METHOD_COLOURS = {
     "judge": "#d55e00",
     "images": "#56b4e9",
     "texts": "#e69f00",
+    "GA from CapDec": "#e69f00",
     "softmax bits": "#d55e00",
     "sparse mixture": "#0072b2",
     "single class": "#e69f00",

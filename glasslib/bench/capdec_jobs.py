@@ -25,7 +25,7 @@ from glasslib.captioning import decoding, gap, noise, training
 from glasslib.captioning.captioner import Captioner
 from glasslib.tinyworld import captions, models, scenes
 from glasslib.tinyworld.train import captioner as recipe
-from glasslib.tinyworld.train.said import CACHE, Said, said
+from glasslib.tinyworld.train.said import CACHE, ZIPF, Said, said
 
 SEED = 0  # of the training captions, the same for all; seeds of training differ
 N_SCENES = recipe.N_SCENES  # five captions each
@@ -63,20 +63,20 @@ def clip():
 
 
 @functools.cache
-def held_out() -> HeldOut:
-    """The scenes that every captioner is measured on."""
+def held_out(zipf: float = ZIPF) -> HeldOut:
+    """The scenes that every captioner is measured on, described in words of that exponent."""
     rng = np.random.default_rng(HELD_OUT)
     world = scenes.sample(N_SELECT + N_TEST, rng=rng)
     pictures = scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT))
-    references = captions.describe_by_all(world, rng=rng)
+    references = captions.describe_by_all(world, rng=rng, zipf=zipf)
     own = [row[i % len(row)] for i, row in enumerate(references)]
     return HeldOut(world, pictures, references, clip().embed_images(pictures), clip().embed_texts(own))
 
 
 @functools.cache
-def spoken() -> Said:
-    """Captions of the training scenes."""
-    return said(N_SCENES, clip=clip(), seed=SEED, cache=CACHE)
+def spoken(zipf: float = ZIPF) -> Said:
+    """Captions of the training scenes, in words of that exponent."""
+    return said(N_SCENES, clip=clip(), seed=SEED, zipf=zipf, cache=CACHE)
 
 
 @functools.cache
@@ -99,17 +99,17 @@ def folder() -> Path:
     return runs.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
-def _pairs(modality: str) -> training.Pairs:
+def _pairs(modality: str, zipf: float) -> training.Pairs:
     """All captions with the embeddings of themselves, or of the scenes' pictures."""
-    return spoken().pairs() if modality == "text" else spoken().pairs_with(pictures(), key="pictures")
+    return spoken(zipf).pairs() if modality == "text" else spoken(zipf).pairs_with(pictures(), key="pictures")
 
 
-def trained(arm: str, variance: float, seed: int) -> tuple[captioners.Captioner, list[dict]]:
-    """The captioner of `level` and its log, trained or found finished."""
+def trained(arm: str, variance: float, seed: int, *, zipf: float = ZIPF) -> tuple[captioners.Captioner, list[dict]]:
+    """The captioner of `level` and its log, trained on captions in words of that exponent or found finished."""
     modality = "image" if arm == "clipcap" else "text"
     return recipe.fit(
-        _pairs(modality),
-        folder=folder() / f"{arm}-{variance:g}-{seed}",
+        _pairs(modality, zipf),
+        folder=folder() / f"{arm}-{variance:g}-{seed}{'' if zipf == ZIPF else f'-zipf{zipf:g}'}",
         seed=seed,
         noise=_noise(arm, variance),
         settings=dataclasses.replace(SETTINGS, n_epochs=2 * SETTINGS.n_epochs) if arm == "longer" else SETTINGS,
@@ -191,9 +191,9 @@ def retrieved() -> list[dict]:
     return [{**common, "scene": i, "caption": spoken().texts[row]} for i, row in enumerate(rows[:, 0].tolist())]
 
 
-def estimates() -> dict[str, float]:
+def estimates(zipf: float = ZIPF) -> dict[str, float]:
     """How much noise captions alone suggest, as variances to three digits: CapDec's rule, and the matched angle's."""
-    found = recipe.estimated_noise_std(spoken())
+    found = recipe.estimated_noise_std(spoken(zipf))
     return {name: float(f"{std**2:.3g}") for name, std in found.items()}
 
 

@@ -32,7 +32,7 @@ from glasslib.captioning.corpus import Corpus
 from glasslib.tinyworld import captions, scenes
 from glasslib.tinyworld.scenes import Scenes
 from glasslib.tinyworld.train import captioner as recipe
-from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, said
+from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, ZIPF, said
 from glasslib.tinyworld.wording import REGISTERS
 
 SEEDS = (0, 1, 2)
@@ -94,7 +94,7 @@ def styled_scenes() -> Scenes:
 def style_split(register: str) -> tuple[Corpus, Corpus]:
     """The captions of one register to learn from and those held out; both name the same scenes for every register."""
     rng = np.random.default_rng([HELD_OUT, REGISTERS.index(register)])
-    texts = captions.describe(styled_scenes(), rng=rng, register=register)
+    texts = captions.describe(styled_scenes(), rng=rng, register=register, zipf=ZIPF)
     return Corpus.from_texts(texts, name=register).divide(TRAIN_SHARE, rng=np.random.default_rng(HELD_OUT))
 
 
@@ -109,7 +109,7 @@ def held_out(domain: str) -> Scenes:
 def references(domain: str, register: str) -> list[list[str]]:
     """What five people say of each held-out scene."""
     rng = np.random.default_rng([HELD_OUT + 2, scenes.DOMAINS.index(domain), REGISTERS.index(register)])
-    return captions.describe_by_all(held_out(domain), rng=rng, register=register)
+    return captions.describe_by_all(held_out(domain), rng=rng, register=register, zipf=ZIPF)
 
 
 def pictures(world: Scenes) -> Tensor:

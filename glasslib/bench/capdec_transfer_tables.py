@@ -12,6 +12,7 @@ from glasslib import metrics
 from glasslib.metrics import CorpusMetric, registers
 from glasslib.tinyworld import captions, faithfulness, scenes
 from glasslib.tinyworld.scenes import Scenes
+from glasslib.tinyworld.train.said import ZIPF
 from glasslib.tinyworld.wording import REGISTERS
 
 JUDGE_SEED, N_JUDGE_TEXTS = 61_000, 1_000  # of the texts that the register classifier learns from; as many test it
@@ -38,7 +39,7 @@ def register_texts(seed: int) -> tuple[list[str], list[str]]:
     """N_JUDGE_TEXTS sentences of each register about scenes of their own, and their registers."""
     world = scenes.sample(N_JUDGE_TEXTS, rng=np.random.default_rng(seed))
     rng = np.random.default_rng(seed + 1)
-    texts = [text for name in REGISTERS for text in captions.describe(world, rng=rng, register=name)]
+    texts = [text for name in REGISTERS for text in captions.describe(world, rng=rng, register=name, zipf=ZIPF)]
     return texts, [name for name in REGISTERS for _ in range(N_JUDGE_TEXTS)]
 
 

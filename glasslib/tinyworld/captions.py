@@ -6,6 +6,7 @@ five habits. The words and the facts they stand for are in wording.py.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from dataclasses import fields
@@ -36,7 +37,12 @@ N_DESCRIBERS = 5
 
 
 def describe(
-    scenes: Scenes, *, rng: np.random.Generator, describer: int | None = None, register: str = "neutral"
+    scenes: Scenes,
+    *,
+    rng: np.random.Generator,
+    describer: int | None = None,
+    register: str = "neutral",
+    zipf: float = 0.0,
 ) -> list[str]:
     """Have one person describe each scene.
 
@@ -45,6 +51,8 @@ def describe(
         describer: 0 to 4, the person's habit (0 names colour and shape, 1 the place, 2 the background, 3 details, 4 how
             objects stand to each other); None draws one for each scene.
         register: one of REGISTERS.
+        zipf: how much more often people use the first of several words for one thing: word k of wording.py's tables
+            comes in proportion to 1 / k**zipf. 0: all alike; 1: Zipf's law. It changes words, never what is said.
 
     Returns:
         n captions, lower case, without a full stop.
@@ -53,28 +61,39 @@ def describe(
         raise ValueError(f"register must be one of {REGISTERS}, got {register!r}")
     if describer is not None and not 0 <= describer < N_DESCRIBERS:
         raise ValueError(f"describer must be 0 to {N_DESCRIBERS - 1} or None, got {describer}")
+    if not zipf >= 0:
+        raise ValueError(f"zipf must be 0 or more, got {zipf}")
     habits = rng.integers(0, N_DESCRIBERS, len(scenes)) if describer is None else np.full(len(scenes), describer)
     dice = rng.random((len(scenes), 24)).tolist()  # one draw for all scenes: the writer reads its row in order
-    return [_write(_notice(scenes, row, int(habits[row]), _Dice(dice[row]), register)) for row in range(len(scenes))]
+    return [
+        _write(_notice(scenes, row, int(habits[row]), _Dice(dice[row], zipf), register)) for row in range(len(scenes))
+    ]
 
 
-def describe_by_all(scenes: Scenes, *, rng: np.random.Generator, register: str = "neutral") -> list[list[str]]:
-    """Five captions for each scene, one by each describer."""
-    columns = [describe(scenes, rng=rng, describer=d, register=register) for d in range(N_DESCRIBERS)]
+def describe_by_all(
+    scenes: Scenes, *, rng: np.random.Generator, register: str = "neutral", zipf: float = 0.0
+) -> list[list[str]]:
+    """Five captions for each scene, one by each describer; see `describe`."""
+    columns = [describe(scenes, rng=rng, describer=d, register=register, zipf=zipf) for d in range(N_DESCRIBERS)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 class _Dice:
     """Uniform numbers used up one by one."""
 
-    def __init__(self, values: list[float]) -> None:
+    def __init__(self, values: list[float], zipf: float) -> None:
         self._values = iter(values)
+        self._zipf = zipf
 
     def chance(self, probability: float) -> bool:
         return next(self._values) < probability
 
     def pick(self, options: tuple) -> object:
         return options[int(next(self._values) * len(options))]
+
+    def word(self, synonyms: tuple[str, ...]) -> str:
+        shares = list(itertools.accumulate((k + 1) ** -self._zipf for k in range(len(synonyms))))
+        return synonyms[bisect.bisect_right(shares, next(self._values) * shares[-1])]
 
 
 def object_facts(scenes: Scenes, row: int, slot: int) -> ObjectFacts:
@@ -142,9 +161,9 @@ def _write(noticed: tuple[Facts, str, _Dice]) -> str:
     ground = ""
     if facts.background is not None:
         words = [TEXTURE_WORDS[facts.texture]] if facts.texture else []
-        words += [dice.pick(BACKGROUND_WORDS[facts.background]), ground_noun]
+        words += [dice.word(BACKGROUND_WORDS[facts.background]), ground_noun]
         ground = " ".join(("a", *words))
-    place = dice.pick(PLACE_PHRASES[facts.objects[0].place]) if facts.objects and facts.objects[0].place else ""
+    place = dice.word(PLACE_PHRASES[facts.objects[0].place]) if facts.objects and facts.objects[0].place else ""
     opener = dice.pick(OPENERS[facts.domain])
     if order == "ground first":
         opener, body = "", f"{ground} with {phrases[0]}"
@@ -154,7 +173,7 @@ def _write(noticed: tuple[Facts, str, _Dice]) -> str:
         joint = f" {facts.relation} " if facts.relation else " and "
         listed = [" , ".join(phrases[:-1]), phrases[-1]] if len(phrases) == 3 else phrases
         body = " ".join(filter(None, (joint.join(listed), place)))
-        body += f" {dice.pick(prepositions)} {ground}" if ground else ""
+        body += f" {dice.word(prepositions)} {ground}" if ground else ""
     tail = f" {dice.pick(TAILS[facts.register])}" if facts.register != "neutral" else ""
     return opener + body + tail
 
@@ -162,9 +181,9 @@ def _write(noticed: tuple[Facts, str, _Dice]) -> str:
 def _noun_phrase(obj: ObjectFacts, facts: Facts, dice: _Dice) -> str:
     words = [] if facts.register == "neutral" else [dice.pick(ADJECTIVES[facts.register])]
     words += ["glowing"] if facts.domain == "neon" else []
-    words += [dice.pick(SIZE_WORDS[obj.size])] if obj.size else []
+    words += [dice.word(SIZE_WORDS[obj.size])] if obj.size else []
     words += [obj.colour] if obj.colour else []
-    words += [dice.pick(SHAPE_WORDS[obj.shape]) if obj.shape else "shape"]
+    words += [dice.word(SHAPE_WORDS[obj.shape]) if obj.shape else "shape"]
     words += ["sign"] if facts.domain == "neon" else []
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glasslib import metrics
-from glasslib.bench import capdec, capdec_scores
+from glasslib.bench import capdec, capdec_scores, capdec_words
 from glasslib.bench import capdec_jobs as work
 from glasslib.captioning import captioner as captioners
 from glasslib.captioning import noise as noises
@@ -94,6 +94,11 @@ def toy(tmp_path_factory):
         for function in cached:
             function.cache_clear()
         capdec.bench_capdec()
+        monkeypatch.setattr(capdec_words, "SEEDS", (0,))
+        monkeypatch.setattr(
+            capdec_words, "write", lambda folder, params, found, tables: written.update(words=(found, tables["words"]))
+        )
+        capdec_words.bench_capdec_words()
     for function in cached:
         function.cache_clear()
     return written
@@ -139,3 +144,14 @@ def test_each_level_is_trained_from_the_same_start_with_its_own_noise(toy):
     assert float((factor**2).sum()) == pytest.approx(
         work.clip().embed_texts(["a star"]).shape[1] * best, rel=1e-3
     )  # as long as the Gaussian
+
+
+def test_each_exponent_has_trainings_of_its_own_and_the_world_s_own_is_not_trained_twice(toy):
+    names = [name for name, *_ in toy["fitted"]]
+    found, rows = toy["words"]
+    assert found.keys() == {"capdec.vs_retrieval_zipf0", "capdec.vs_retrieval_zipf1", "capdec.vs_retrieval_zipf2"}
+    assert [row["zipf"] for row in rows] == [0.0, 1.0, 2.0]
+    for row in rows:
+        assert row["capdec_cider"] - row["retrieval_cider"] == pytest.approx(row["difference"])
+    assert sum(name.endswith("-zipf0") for name in names) == sum(name.endswith("-zipf2") for name in names) == 1
+    assert not any(name.endswith("-zipf1") for name in names)  # those of the levels serve

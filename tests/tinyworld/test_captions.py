@@ -74,8 +74,25 @@ def test_the_same_rng_writes_the_same_captions():
     assert first == again
 
 
-def test_unknown_registers_and_describers_are_refused():
+def test_zipf_changes_words_and_nothing_that_is_said():
+    world = scenes.sample(600, rng=np.random.default_rng(0))
+    even, often = (captions.describe_by_all(world, rng=np.random.default_rng(1), zipf=zipf) for zipf in (0.0, 1.0))
+    facts = [[[captions.parse(text) for text in row] for row in described] for described in (even, often)]
+    said = " ".join(text for row in often for text in row).split()
+    assert facts[0] == facts[1]
+    assert said.count("circle") / (said.count("circle") + said.count("disc")) == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_a_large_exponent_leaves_the_first_word_alone():
+    world = scenes.sample(200, rng=np.random.default_rng(0))
+    said = " ".join(captions.describe(world, rng=np.random.default_rng(1), zipf=50.0)).split()
+    assert "circle" in said and not {"disc", "moon", "tiny", "big", "black", "over"} & set(said)
+
+
+def test_unknown_registers_describers_and_exponents_are_refused():
     with pytest.raises(ValueError, match="register must be one of"):
         captions.describe(draw(1), rng=np.random.default_rng(0), register="sarcastic")
     with pytest.raises(ValueError, match="describer must be"):
         captions.describe(draw(1), rng=np.random.default_rng(0), describer=5)
+    with pytest.raises(ValueError, match="zipf must be 0 or more"):
+        captions.describe(draw(1), rng=np.random.default_rng(0), zipf=-1.0)

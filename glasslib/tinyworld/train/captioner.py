@@ -30,7 +30,7 @@ from glasslib.captioning.targets import Targets
 from glasslib.generators import gpt2
 from glasslib.tinyworld import captions, faithfulness, scenes
 from glasslib.tinyworld.models import WEIGHTS, load_clip
-from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, Said, said
+from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, ZIPF, Said, said
 
 GPT2_FILE = WEIGHTS / "gpt2" / "model.safetensors"
 N_SCENES = 4_000  # five captions each
@@ -158,7 +158,7 @@ def evaluate(captioner: Captioner, clip, *, n: int) -> dict[str, float]:
     rng = np.random.default_rng(HELD_OUT_SEED)
     world = scenes.sample(n, rng=rng)
     pictures = scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT_SEED))
-    references = captions.describe_by_all(world, rng=rng)
+    references = captions.describe_by_all(world, rng=rng, zipf=ZIPF)
     sources = {"image": clip.embed_images(pictures), "text": clip.embed_texts([row[3] for row in references])}
     report = {}
     for name, embeddings in sources.items():

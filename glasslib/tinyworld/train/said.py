@@ -17,6 +17,7 @@ from glasslib.tinyworld.models import WEIGHTS
 
 CLIP_FILE = WEIGHTS / "clip" / "model.safetensors"
 CACHE = runs.REPO / "runs" / "said"
+ZIPF = 1.0  # of captions to learn from and to be scored against; CLIP and GPT-2 learned with 0, every word alike
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,23 @@ class Said:
 
 
 def corpus(
-    n_scenes: int, *, rng: np.random.Generator, register: str = "neutral", domain: str = "print"
+    n_scenes: int, *, rng: np.random.Generator, register: str = "neutral", domain: str = "print", zipf: float = ZIPF
 ) -> tuple[list[str], list[int]]:
     """What five people say of each of `n_scenes` scenes, and which scene each caption describes."""
     world = scenes.sample(n_scenes, rng=rng, domain=domain)
-    described = captions.describe_by_all(world, rng=rng, register=register)
+    described = captions.describe_by_all(world, rng=rng, register=register, zipf=zipf)
     return [text for row in described for text in row], [i for i, row in enumerate(described) for _ in row]
 
 
 def said(
-    n_scenes: int, *, clip, seed: int, register: str = "neutral", domain: str = "print", cache: Path | None = None
+    n_scenes: int,
+    *,
+    clip,
+    seed: int,
+    register: str = "neutral",
+    domain: str = "print",
+    zipf: float = ZIPF,
+    cache: Path | None = None,
 ) -> Said:
     """Return the `corpus` of a seed with the tiny CLIP's embeddings.
 
@@ -60,10 +68,11 @@ def said(
         seed: of scenes and captions.
         register: of the captions.
         domain: of the scenes.
+        zipf: as in `captions.describe`; the scenes, and what is said of them, are the same for any.
         cache: a folder where texts and embeddings are kept and found again; a changed grammar, CLIP or argument does
             not find them. None: made anew.
     """
-    options = {"register": register, "domain": domain}
+    options = {"register": register, "domain": domain, "zipf": zipf}
     probe = corpus(20, rng=np.random.default_rng(seed), **options)[0]  # tells grammars apart
     what = json.dumps([n_scenes, seed, options, probe, runs.sha256_file(CLIP_FILE)])
     key = hashlib.sha256(what.encode()).hexdigest()

@@ -26,6 +26,12 @@ def test_registers_and_domains():
     assert {(captions.parse(text).register, captions.parse(text).domain) for text in texts} == {("romantic", "neon")}
 
 
+def test_words_follow_zipf_s_law_unless_told_otherwise():
+    texts = [corpus(200, rng=np.random.default_rng(0), **options)[0] for options in ({}, {"zipf": 1.0}, {"zipf": 0.0})]
+    assert texts[0] == texts[1] != texts[2]
+    assert [captions.parse(text) for text in texts[0]] == [captions.parse(text) for text in texts[2]]
+
+
 def test_what_is_kept_is_found_again_and_not_made_again(clip, tmp_path, monkeypatch):
     first = said(6, clip=clip, seed=1, cache=tmp_path)
     assert torch.equal(first.embeddings, clip.embed_texts(first.texts))
@@ -34,6 +40,7 @@ def test_what_is_kept_is_found_again_and_not_made_again(clip, tmp_path, monkeypa
     assert torch.equal(again.embeddings, first.embeddings)
     other = said(6, clip=clip, seed=2, cache=tmp_path)
     assert other.key != first.key and other.texts != first.texts
+    assert said(6, clip=clip, seed=1, zipf=0.0, cache=tmp_path).key != first.key
     monkeypatch.setattr(module, "corpus", lambda n, *, rng, **options: (["a red star"] * n, list(range(n))))
     assert said(6, clip=clip, seed=1, cache=tmp_path).texts == ["a red star"] * 6  # another grammar
 

@@ -1,0 +1,74 @@
+"""What people's choice of words does to the contest between a captioner and looking captions up.
+
+`make bench`, part capdec_words, into results/bench_capdec_words/. Scenes, who describes them and what is said are the
+same for every exponent of Zipf's law; only which of several words for one thing is taken differs. A captioner writes
+the likeliest word and retrieval somebody's, so that the more people agree on words the more a captioner gains. Each
+exponent has captioners, retrieval and references of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from glasslib import metrics
+from glasslib.bench import capdec_jobs as home
+from glasslib.bench import capdec_scores as scoring
+from glasslib.bench.capdec import SEEDS, run
+from glasslib.bench.tiny_searches import write
+from glasslib.captioning import gap
+
+EXPONENTS = (0.0, 1.0, 2.0)  # every word alike, Zipf's law, and the first of two words four times in five
+OURS, RETRIEVAL = "capdec", "retrieval"
+
+
+def words(zipf: float, seed: int) -> list[dict[str, Any]]:
+    """Train CapDec on captions worded by one exponent, with the noise they suggest, and caption the held-out pictures
+    as published: as they are, by beams of five.
+
+    Args:
+        zipf: as in `glasslib.tinyworld.captions.describe`.
+        seed: of weights, order and noise.
+
+    Returns:
+        A row a scene and method: arm, seed, source, scene, caption. `variance` is the exponent, for `scoring`.
+    """
+    spoken, seen = home.spoken(zipf), home.held_out().images  # the same pictures for any exponent
+    captioner, _ = home.trained("capdec", home.estimates(zipf)["angle"], seed, zipf=zipf)
+    nearest, _ = gap.TextMemory(spoken.embeddings).nearest(seen)
+    written = {
+        OURS: home.written(captioner, sources=("image",))["image"],
+        RETRIEVAL: [spoken.texts[row] for row in nearest[:, 0].tolist()],
+    }
+    common = {"variance": zipf, "seed": seed, "source": "image"}
+    return [
+        {"arm": arm, **common, "scene": i, "caption": text}
+        for arm, said in written.items()
+        for i, text in enumerate(said)
+    ]
+
+
+def bench_capdec_words() -> None:
+    """Measure capdec.vs_retrieval_zipf* and write results/bench_capdec_words/."""
+    torch.set_num_threads(1)  # as in every job of the bench
+    rng, found, rows = np.random.default_rng(0), {}, []
+    for zipf in EXPONENTS:
+        given = home.held_out(zipf)
+        systems = scoring.captions_of(run(words, [{"zipf": zipf, "seed": seed} for seed in SEEDS]))
+        options = {"world": given.world, "references": given.references}
+        test = scoring.score(systems, **options, first=home.N_SELECT, last=home.N_SELECT + home.N_TEST)
+        ours, nearest = test[OURS, zipf, "image"], test[RETRIEVAL, zipf, "image"]
+        gained = metrics.difference(ours["CIDEr"], nearest["CIDEr"], rng=rng)
+        found[f"capdec.vs_retrieval_zipf{zipf:g}"] = gained
+        row = {"zipf": zipf, "n": gained["n"], "difference": gained["value"]}
+        row |= dict(zip(("difference_low", "difference_high"), gained["ci"], strict=True))
+        for name, mine in ((OURS, ours), (RETRIEVAL, nearest)):
+            row |= {
+                f"{name}_{key.lower()}": metrics.corpus(mine[key], rng=rng)["value"] for key in ("CIDEr", "precision")
+            }
+        row["cider_of_seeds"] = " ".join(f"{metric.value:.4f}" for metric in ours["CIDEr"])
+        rows.append(row)
+    params = {"seeds": SEEDS, "exponents": EXPONENTS, "n_training": 5 * home.N_SCENES, "n_test": home.N_TEST}
+    write("bench_capdec_words", params, found, {"words": rows})
