@@ -22,7 +22,7 @@ SMOKE = {
     "07_capdec_train": {"n_scenes": 100, "n_test": 20},
     "08_capdec_noise": {"n_scenes": 100, "n_test": 20},
     "09_capdec_transfer": {"n_scenes": 40, "n_live": 20, "n_steps": 3, "n_skewed": 100},
-    "10_round_trip": {"n_captions": 2, "n_trips": 1, "n_generations": 3, "n_writing": 2, "n_pictures": 2},
+    "10_round_trip": {"n_captions": 2, "n_generations": 3, "n_writing": 2, "n_pictures": 2},
 }
 NAMES = sorted(SMOKE)
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|opt|usr|mnt|var|private)/|\b[A-Z]:\\\\?Users|\.venv/")
