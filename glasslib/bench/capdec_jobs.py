@@ -113,7 +113,7 @@ def trained(arm: str, variance: float, seed: int, *, zipf: float = ZIPF) -> tupl
         seed=seed,
         noise=_noise(arm, variance),
         settings=dataclasses.replace(SETTINGS, n_epochs=2 * SETTINGS.n_epochs) if arm == "longer" else SETTINGS,
-        validation=_validation(modality),
+        validation=_validation(modality, zipf),
         progress=False,
     )
 
@@ -184,11 +184,11 @@ def crossed(source: str) -> Tensor:
     return given.images
 
 
-def retrieved() -> list[dict]:
-    """The training caption nearest to each held-out picture, CLIPRe's answer: a row a scene."""
-    rows, _ = gap.TextMemory(spoken().embeddings).nearest(held_out().images)
+def retrieved(zipf: float = ZIPF) -> list[dict]:
+    """The training caption nearest to each held-out picture, CLIPRe's answer in words of that exponent."""
+    rows, _ = gap.TextMemory(spoken(zipf).embeddings).nearest(held_out().images)
     common = {"arm": "retrieval", "variance": 0.0, "seed": 0, "source": "image"}
-    return [{**common, "scene": i, "caption": spoken().texts[row]} for i, row in enumerate(rows[:, 0].tolist())]
+    return [{**common, "scene": i, "caption": spoken(zipf).texts[row]} for i, row in enumerate(rows[:, 0].tolist())]
 
 
 def estimates(zipf: float = ZIPF) -> dict[str, float]:
@@ -197,9 +197,9 @@ def estimates(zipf: float = ZIPF) -> dict[str, float]:
     return {name: float(f"{std**2:.3g}") for name, std in found.items()}
 
 
-def _validation(modality: str) -> training.Pairs:
+def _validation(modality: str, zipf: float) -> training.Pairs:
     """A quarter of the scenes for choosing, with all their captions."""
-    given = held_out()
+    given = held_out(zipf)
     texts = [text for row in given.references[: N_SELECT // 4] for text in row]
     if modality == "text":
         return training.Pairs(clip().embed_texts(texts), texts)

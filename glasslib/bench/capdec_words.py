@@ -18,36 +18,25 @@ from glasslib.bench import capdec_jobs as home
 from glasslib.bench import capdec_scores as scoring
 from glasslib.bench.capdec import SEEDS, run
 from glasslib.bench.tiny_searches import write
-from glasslib.captioning import gap
 
 EXPONENTS = (0.0, 1.0, 2.0)  # every word alike, Zipf's law, and the first of two words four times in five
-OURS, RETRIEVAL = "capdec", "retrieval"
 
 
 def words(zipf: float, seed: int) -> list[dict[str, Any]]:
-    """Train CapDec on captions worded by one exponent, with the noise they suggest, and caption the held-out pictures
-    as published: as they are, by beams of five.
+    """Train CapDec on captions worded by one exponent, and caption the held-out pictures as they are, by beams of five.
 
     Args:
         zipf: as in `glasslib.tinyworld.captions.describe`.
         seed: of weights, order and noise.
 
     Returns:
-        A row a scene and method: arm, seed, source, scene, caption. `variance` is the exponent, for `scoring`.
+        A row a scene; `variance` is of the noise that those captions suggest.
     """
-    spoken, seen = home.spoken(zipf), home.held_out().images  # the same pictures for any exponent
-    captioner, _ = home.trained("capdec", home.estimates(zipf)["angle"], seed, zipf=zipf)
-    nearest, _ = gap.TextMemory(spoken.embeddings).nearest(seen)
-    written = {
-        OURS: home.written(captioner, sources=("image",))["image"],
-        RETRIEVAL: [spoken.texts[row] for row in nearest[:, 0].tolist()],
-    }
-    common = {"variance": zipf, "seed": seed, "source": "image"}
-    return [
-        {"arm": arm, **common, "scene": i, "caption": text}
-        for arm, said in written.items()
-        for i, text in enumerate(said)
-    ]
+    variance = home.estimates(zipf)["angle"]
+    captioner, _ = home.trained("capdec", variance, seed, zipf=zipf)
+    texts = home.written(captioner, sources=("image",))["image"]
+    common = {"arm": "capdec", "variance": variance, "seed": seed, "source": "image"}
+    return [{**common, "scene": i, "caption": text} for i, text in enumerate(texts)]
 
 
 def bench_capdec_words() -> None:
@@ -55,20 +44,26 @@ def bench_capdec_words() -> None:
     torch.set_num_threads(1)  # as in every job of the bench
     rng, found, rows = np.random.default_rng(0), {}, []
     for zipf in EXPONENTS:
-        given = home.held_out(zipf)
-        systems = scoring.captions_of(run(words, [{"zipf": zipf, "seed": seed} for seed in SEEDS]))
-        options = {"world": given.world, "references": given.references}
-        test = scoring.score(systems, **options, first=home.N_SELECT, last=home.N_SELECT + home.N_TEST)
-        ours, nearest = test[OURS, zipf, "image"], test[RETRIEVAL, zipf, "image"]
+        given, variance = home.held_out(zipf), home.estimates(zipf)["angle"]
+        written = run(words, [{"zipf": zipf, "seed": seed} for seed in SEEDS]) + home.retrieved(zipf)
+        test = scoring.score(
+            scoring.captions_of(written),
+            world=given.world,
+            references=given.references,
+            first=home.N_SELECT,
+            last=home.N_SELECT + home.N_TEST,
+        )
+        ours, nearest = test["capdec", variance, "image"], test["retrieval", 0.0, "image"]
         gained = metrics.difference(ours["CIDEr"], nearest["CIDEr"], rng=rng)
         found[f"capdec.vs_retrieval_zipf{zipf:g}"] = gained
-        row = {"zipf": zipf, "n": gained["n"], "difference": gained["value"]}
+        row = {"zipf": zipf, "variance": variance, "n": gained["n"], "difference": gained["value"]}
         row |= dict(zip(("difference_low", "difference_high"), gained["ci"], strict=True))
-        for name, mine in ((OURS, ours), (RETRIEVAL, nearest)):
+        for name, mine in (("capdec", ours), ("retrieval", nearest)):
             row |= {
                 f"{name}_{key.lower()}": metrics.corpus(mine[key], rng=rng)["value"] for key in ("CIDEr", "precision")
             }
         row["cider_of_seeds"] = " ".join(f"{metric.value:.4f}" for metric in ours["CIDEr"])
         rows.append(row)
-    params = {"seeds": SEEDS, "exponents": EXPONENTS, "n_training": 5 * home.N_SCENES, "n_test": home.N_TEST}
+    params = {"seeds": SEEDS, "exponents": EXPONENTS, "held_out": home.HELD_OUT}
+    params |= {"n_training": 5 * home.N_SCENES, "n_test": home.N_TEST}
     write("bench_capdec_words", params, found, {"words": rows})

@@ -51,8 +51,9 @@ def describe(
         describer: 0 to 4, the person's habit (0 names colour and shape, 1 the place, 2 the background, 3 details, 4 how
             objects stand to each other); None draws one for each scene.
         register: one of REGISTERS.
-        zipf: how much more often people use the first of several words for one thing: word k of wording.py's tables
-            comes in proportion to 1 / k**zipf. 0: all alike; 1: Zipf's law. It changes words, never what is said.
+        zipf: how much more often people use the first of several words for one thing (sizes, shapes, backgrounds,
+            places, prepositions; not openers and registers): word k of wording.py's tuple comes in proportion to
+            1 / k**zipf. 0: all alike; 1: Zipf's law. It changes words, never what is said.
 
     Returns:
         n captions, lower case, without a full stop.
@@ -92,6 +93,7 @@ class _Dice:
         return options[int(next(self._values) * len(options))]
 
     def word(self, synonyms: tuple[str, ...]) -> str:
+        """One of several words for the same thing, by Zipf's law."""
         shares = list(itertools.accumulate((k + 1) ** -self._zipf for k in range(len(synonyms))))
         return synonyms[bisect.bisect_right(shares, next(self._values) * shares[-1])]
 

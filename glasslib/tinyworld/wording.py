@@ -1,6 +1,7 @@
 """The words of the tiny world's language, and what a caption can say of a scene.
 
-Registers: `neutral`; `romantic` and `humorous` for style transfer. Scenes of the `neon` domain have their own wording.
+Of several words for one thing the commonest stands first. Registers: `neutral`; `romantic` and `humorous` for style
+transfer. Scenes of the `neon` domain have their own wording.
 """
 
 from __future__ import annotations
