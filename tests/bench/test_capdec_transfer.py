@@ -31,7 +31,7 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "folder", lambda: tmp_path / "kept")
         monkeypatch.setattr(module, "CACHE", tmp_path / "said")
     seen = home.HeldOut(*[None] * 2, [["a red star"] * 5] * 2, torch.eye(2, home.clip().dim), None)
-    monkeypatch.setattr(home, "held_out", lambda: seen)
+    monkeypatch.setattr(home, "held_out", lambda zipf: seen)
     for cached in CACHED:
         cached.cache_clear()
     yield tmp_path
