@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from glasslib import metrics, presets, runs
 from glasslib.search import loop
-from glasslib.tinyworld import captions, models, oracle, scenes, wording
+from glasslib.tinyworld import captions, faithfulness, models, oracle, scenes, wording
 
 N_TARGETS = 100
 HELD_OUT = 30_000  # the seed of scenes that no recipe draws
@@ -106,7 +106,7 @@ def image_to_text(*, seed: int, first: int, n: int, n_generations: int) -> list[
     rows = []
     for i, text in zip(chosen, preset.make(np.stack([result.best.x for result in results])), strict=True):
         facts = captions.parse(text) if captions.parses(text) else wording.Facts()
-        true = int(captions.count_true(facts, world[i : i + 1])[0])
+        true = int(faithfulness.count_true(facts, world[i : i + 1])[0])
         row = {"seed": seed, "picture": i, "caption": text, "parses": captions.parses(text)}
         rows.append(row | {"named": facts.n_named, "true": true})
     return rows

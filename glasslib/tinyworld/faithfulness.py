@@ -6,13 +6,15 @@ as theirs has a low recall: compare it with `reference_recall`, not with 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from glasslib.metrics.intervals import CorpusMetric, mean_metric, quotient
 from glasslib.tinyworld import captions as language
-from glasslib.tinyworld.scenes import Scenes
+from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, MAX_OBJECTS, PLACES, SHAPES, SIZES, TEXTURES, Scenes
+from glasslib.tinyworld.wording import Facts, ObjectFacts
 
 
 def n_attributes(scenes: Scenes) -> np.ndarray:
@@ -22,6 +24,60 @@ def n_attributes(scenes: Scenes) -> np.ndarray:
     relation.
     """
     return 4 * scenes.n_objects + 2 + 2 * (scenes.n_objects > 1)
+
+
+def count_true(facts: Facts, scenes: Scenes) -> np.ndarray:
+    """How many of the attributes a caption names hold in each scene, under the kindest matching of objects.
+
+    Args:
+        facts: what a caption says.
+        scenes: n scenes.
+
+    Returns:
+        (n,) whole numbers from 0 to facts.n_named.
+    """
+    ground = np.zeros(len(scenes), dtype=int)
+    if facts.count is not None:
+        ground += scenes.n_objects == facts.count
+    if facts.background is not None:
+        ground += scenes.background == tuple(BACKGROUNDS).index(facts.background)
+    if facts.texture is not None:
+        ground += scenes.texture == TEXTURES.index(facts.texture)
+    held = [np.stack([_true_of(obj, scenes, s) for s in range(MAX_OBJECTS)], axis=1) for obj in facts.objects]
+    best = np.zeros(len(scenes), dtype=int)
+    for slots in itertools.permutations(range(MAX_OBJECTS), len(facts.objects)):
+        total = sum((held[i][:, slot] for i, slot in enumerate(slots)), np.zeros(len(scenes), dtype=int))
+        if facts.relation is not None:
+            total = total + _related(facts.relation, scenes, *slots[:2])
+        best = np.maximum(best, total)
+    return best + ground
+
+
+def matches(facts: Facts, scenes: Scenes) -> np.ndarray:
+    """(n,) whether everything the caption names holds in each scene."""
+    return count_true(facts, scenes) == facts.n_named
+
+
+def _true_of(obj: ObjectFacts, scenes: Scenes, slot: int) -> np.ndarray:
+    names = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES, "place": tuple(PLACES)}
+    total = np.zeros(len(scenes), dtype=int)
+    for key, options in names.items():
+        if (value := getattr(obj, key)) is not None:
+            total += getattr(scenes, key)[:, slot] == options.index(value)
+    return total
+
+
+def _related(relation: str, scenes: Scenes, first: int, second: int) -> np.ndarray:
+    dx, dy = scenes.x[:, first] - scenes.x[:, second], scenes.y[:, first] - scenes.y[:, second]
+    both = scenes.n_objects > max(first, second)
+    sideways = np.abs(dx) > np.abs(dy)
+    holds = {
+        "left of": sideways & (dx < 0),
+        "right of": sideways & (dx > 0),
+        "above": ~sideways & (dy < 0),
+        "below": ~sideways & (dy > 0),
+    }[relation]
+    return (both & holds).astype(int)
 
 
 def attribute_counts(captions: Sequence[str], scenes: Scenes) -> np.ndarray:
@@ -47,7 +103,7 @@ def attribute_counts(captions: Sequence[str], scenes: Scenes) -> np.ndarray:
         if language.parses(caption):
             facts = language.parse(caption)
             counts[rows, 0] = facts.n_named
-            counts[rows, 1] = language.count_true(facts, scenes[np.array(rows)])
+            counts[rows, 1] = count_true(facts, scenes[np.array(rows)])
             counts[rows, 2] = 1
     return counts
 

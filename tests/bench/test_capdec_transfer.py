@@ -10,7 +10,7 @@ from glasslib.bench import capdec_jobs as home
 from glasslib.bench import capdec_transfer as transfer
 from glasslib.bench import capdec_transfer_tables as tables
 from glasslib.bench.capdec_transfer_tables import Trial
-from glasslib.tinyworld import captions
+from glasslib.tinyworld import captions, faithfulness
 from glasslib.tinyworld.train.said import said
 from glasslib.tinyworld.wording import REGISTERS
 
@@ -48,7 +48,7 @@ def test_registers_share_their_scenes_and_nothing_tried_was_learned_from(small):
     assert len(world) == 4
     for text, row in zip(transfer.style_split("romantic")[1], range(4), strict=True):
         facts = captions.parse(text.text)
-        assert facts.register == "romantic" and captions.matches(facts, world[row : row + 1])[0]
+        assert facts.register == "romantic" and faithfulness.matches(facts, world[row : row + 1])[0]
 
 
 def test_references_are_true_of_the_held_out_scenes(small):
@@ -57,7 +57,7 @@ def test_references_are_true_of_the_held_out_scenes(small):
         for row, texts in enumerate(transfer.references(domain, register)):
             facts = [captions.parse(text) for text in texts]
             assert {(fact.domain, fact.register) for fact in facts} == {(domain, register)}
-            assert all(captions.matches(fact, world[row : row + 1])[0] for fact in facts)
+            assert all(faithfulness.matches(fact, world[row : row + 1])[0] for fact in facts)
 
 
 def test_a_styled_captioner_goes_on_from_the_neutral_one_which_is_trained_once(small, monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glasslib.tinyworld import captions, scenes, wording
+from glasslib.tinyworld import captions, faithfulness, scenes, wording
 from glasslib.tinyworld.captions import Facts, ObjectFacts, parse
 
 
@@ -18,7 +18,7 @@ def test_what_is_written_parses_back_to_true_facts(domain, register, describer):
     for row, text in enumerate(texts):
         facts = parse(text)
         assert (facts.register, facts.domain) == (register, domain)
-        assert captions.matches(facts, world[row : row + 1])[0], text
+        assert faithfulness.matches(facts, world[row : row + 1])[0], text
         assert set(text.split()) <= wording.vocabulary()
 
 
@@ -45,19 +45,19 @@ def test_count_true_by_hand():
         getattr(world, name)[0, 0] = index  # a large red star on the left
     world.background[0], world.texture[0] = 0, 2  # dark, stripes
     facts = parse("a large red star on the right")
-    assert (facts.n_named, captions.count_true(facts, world)[0]) == (4, 3)
+    assert (facts.n_named, faithfulness.count_true(facts, world)[0]) == (4, 3)
     facts = parse("a blue star on a striped white background")
-    assert (facts.n_named, captions.count_true(facts, world)[0]) == (4, 2)
-    assert captions.count_true(parse("two shapes on a dark background"), world)[0] == 1
+    assert (facts.n_named, faithfulness.count_true(facts, world)[0]) == (4, 2)
+    assert faithfulness.count_true(parse("two shapes on a dark background"), world)[0] == 1
 
 
 def test_described_objects_are_matched_to_different_objects_of_the_scene():
     world = draw(1, n_objects=(2, 2))
     world.shape[0, :2], world.colour[0, :2] = (3, 0), (0, 5)  # a red star and a blue circle
     world.x[0, :2], world.y[0, :2] = (0.25, 0.75), (0.5, 0.5)
-    assert captions.matches(parse("a blue circle right of a red star"), world)[0]
-    assert not captions.matches(parse("a blue circle left of a red star"), world)[0]
-    assert not captions.matches(parse("a red star and a red star"), world)[0]
+    assert faithfulness.matches(parse("a blue circle right of a red star"), world)[0]
+    assert not faithfulness.matches(parse("a blue circle left of a red star"), world)[0]
+    assert not faithfulness.matches(parse("a red star and a red star"), world)[0]
 
 
 def test_people_leave_things_out_and_differ():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from glasslib.generators.gpt2 import Gpt2Generator
-from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld import captions, faithfulness, scenes
 from glasslib.tinyworld.models import WEIGHTS
 from glasslib.tinyworld.train import checkpoints
 from glasslib.tinyworld.train.checkpoints import Session
@@ -145,7 +145,7 @@ def _truth(texts: list[str], world: scenes.Scenes) -> dict[str, float]:
     """Over the texts that parse: share of named attributes that hold, and attributes named in a text."""
     facts = {row: captions.parse(text) for row, text in enumerate(texts) if captions.parses(text)}
     named = sum(fact.n_named for fact in facts.values())
-    held = sum(int(captions.count_true(fact, world[row : row + 1])[0]) for row, fact in facts.items())
+    held = sum(int(faithfulness.count_true(fact, world[row : row + 1])[0]) for row, fact in facts.items())
     return {"keyword_precision": held / max(1, named), "keyword_named": named / max(1, len(facts))}
 
 
