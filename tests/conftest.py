@@ -67,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             sent = content[start:][: server.cut_after]
+            server.n_sent += len(sent)  # before the client can have it all and look
             self.wfile.write(sent)
-            server.n_sent += len(sent)
 
     def log_message(self, *args):
         pass
