@@ -29,18 +29,18 @@ help: ## list the targets
 setup: $(READY) ## make .venv from requirements.lock (6 GB; once; every other target does it by itself)
 
 demo: $(READY) ## one search on the tiny models: TARGET="a large red star on a dark background", or IMAGE=path
-	@$(PY) -m glasslib.demo $(DEMO)
+	@$(PY) -m glasslib.commands.demo $(DEMO)
 
 figures: $(READY) ## run all notebooks into results/ (PRESET=paper for the real models, ONLY=01_clip_space for one)
-	@$(PY) -m glasslib.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS)
-	@$(PY) -m glasslib.scoreboard
+	@$(PY) -m glasslib.commands.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS)
+	@$(PY) -m glasslib.commands.scoreboard
 
 notebooks: $(READY) ## run all notebooks and keep the outputs in them, as they are committed (ONLY=...)
-	@$(PY) -m glasslib.notebooks refresh $(ONLY) --workers $(WORKERS)
-	@$(PY) -m glasslib.scoreboard
+	@$(PY) -m glasslib.commands.notebooks refresh $(ONLY) --workers $(WORKERS)
+	@$(PY) -m glasslib.commands.scoreboard
 
 scoreboard: $(READY) ## assemble results/scoreboard.json and fill the README's numbers from it
-	@$(PY) -m glasslib.scoreboard
+	@$(PY) -m glasslib.commands.scoreboard
 
 test: $(READY) ## run the tests (ARGS="-k genetic" for some)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
@@ -54,10 +54,10 @@ lab: $(READY) ## open JupyterLab on this machine only, with a token (ARGS="--no-
 
 bench: $(READY) ## measure speed and what no notebook measures, into results/bench/
 	@$(PY) -m glasslib.bench
-	@$(PY) -m glasslib.scoreboard
+	@$(PY) -m glasslib.commands.scoreboard
 
 tinyworld: $(READY) ## train the tiny models again from scratch (hours; resumes; skips what is there)
-	@$(PY) -m glasslib.tinyworld.train
+	@$(PY) -m glasslib.tinyworld.recipes
 
 weights: $(READY) ## list the real models' files; PRESET=StyleGAN2_ffhq_d fetches those of one preset (paper: all)
 	@$(PY) -m glasslib.weights $(if $(filter file,$(origin PRESET)),,$(PRESET))

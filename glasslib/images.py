@@ -1,6 +1,6 @@
 """Pictures between files and tensors: read any common file as RGB in [0, 1]; encode tensors as PNG, WebP or GIF.
 
-Nothing here writes a file: give the bytes to `runs.write_bytes_atomic`.
+Nothing here writes a file: give the bytes to `results.write_bytes_atomic`.
 """
 
 import io

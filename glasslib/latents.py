@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 REAL, INTEGER, BINARY = "real", "integer", "binary"
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from glasslib.tensors import check_range, check_shape
+from glasslib.checks import check_range, check_shape
 
 # One colour for each method, everywhere; from the Okabe-Ito palette, which colour-blind readers can tell apart.
 METHOD_COLOURS = {

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 Target = str | Tensor | Mapping[str, float]
 

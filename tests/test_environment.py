@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from glasslib import __version__
-from glasslib.runs import REPO
+from glasslib.results import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (REPO / "requirements.lock").read_text(encoding="utf-8")

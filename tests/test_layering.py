@@ -8,34 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from glasslib.runs import REPO
+from glasslib.results import REPO
 
 LAYERS = {
-    "tensors": 0,
+    "checks": 0,
     "images": 0,
-    "runs": 0,
-    "downloads": 0,
-    "towers": 0,
-    "fileforms": 0,
-    "resizing": 0,
+    "results": 0,
+    "sweep": 1,
     "latents": 1,
-    "embedding": 1,
-    "scoreboard": 1,
+    "clip": 1,
     "weights": 1,
+    "scoring": 1,
+    "plotting": 1,
     "generators": 2,
     "captioning": 2,
-    "scoring": 2,
     "search": 2,
     "metrics": 2,
     "tinyworld": 3,
-    "glass": 3,
     "presets": 4,
-    "capdec": 4,
-    "plotting": 4,
-    "notebooks": 4,
     "widgets": 5,
-    "demo": 5,
-    "bench": 5,
+    "commands": 5,
+    "bench": 6,
 }
 HEAVY = {"open_clip", "transformers", "pymoo", "cma", "papermill", "IPython"}
 SEARCH_LIBRARIES = {"pymoo", "cma"}  # whose operators and problems search/ subclasses
@@ -114,22 +107,22 @@ def test_layers():
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
-        ("runs.py", "from glasslib.search import loop", "runs (layer 0) imports glasslib.search.loop (layer 2)"),
-        ("runs.py", "def f():\n    import glasslib.presets", "runs (layer 0) imports glasslib.presets (layer 4)"),
-        ("runs.py", "from . import tensors", "runs (layer 0) imports glasslib.tensors (layer 0)"),
-        ("scoring.py", "from glasslib import metrics", "scoring (layer 2) imports glasslib.metrics (layer 2)"),
+        ("results.py", "from glasslib.search import loop", "results (layer 0) imports glasslib.search.loop (layer 2)"),
+        ("results.py", "def f():\n    import glasslib.presets", "results (layer 0) imports glasslib.presets (layer 4)"),
+        ("results.py", "from . import checks", "results (layer 0) imports glasslib.checks (layer 0)"),
+        ("scoring.py", "from glasslib import metrics", "scoring (layer 1) imports glasslib.metrics (layer 2)"),
         ("search/loop.py", "from ..presets import X", "search.loop (layer 2) imports glasslib.presets.X (layer 4)"),
-        ("search/__init__.py", "from ..scoring import X", "search (layer 2) imports glasslib.scoring.X (layer 2)"),
+        ("search/__init__.py", "from ..metrics import X", "search (layer 2) imports glasslib.metrics.X (layer 2)"),
         ("odds.py", "", "odds: has no layer"),
         ("search/utils.py", "", "search.utils: a name that says nothing"),
-        ("__init__.py", "from glasslib import runs", "glasslib/__init__.py imports glasslib.runs"),
-        ("embedding.py", "import open_clip", "embedding imports open_clip when it is imported"),
-        ("embedding.py", "class A:\n    import transformers.models", "embedding imports transformers when"),
+        ("__init__.py", "from glasslib import results", "glasslib/__init__.py imports glasslib.results"),
+        ("clip/embedder.py", "import open_clip", "clip.embedder imports open_clip when it is imported"),
+        ("clip/embedder.py", "class A:\n    import transformers.models", "clip.embedder imports transformers when"),
         ("scoring.py", "from pymoo.core import problem", "scoring imports pymoo when"),
     ],
 )
 def test_each_violation_is_found(tmp_path, file, source, message):
-    for name in ("runs", "tensors", "scoring", "metrics", "presets", "plotting", "embedding", "search/loop"):
+    for name in ("results", "checks", "scoring", "metrics", "presets", "latents", "clip/embedder", "search/loop"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").write_text("import json\n")
     assert violations(tmp_path) == []
@@ -143,11 +136,11 @@ def test_each_violation_is_found(tmp_path, file, source, message):
         ("scoring.py", "def f():\n    import open_clip"),
         ("scoring.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
         ("search/loop.py", "import cma\nfrom glasslib.search import genetic\nfrom .genetic import X"),
-        ("presets.py", "from glasslib import scoring, runs, __version__"),
+        ("presets/search.py", "from glasslib import scoring, results, __version__"),
     ],
 )
 def test_what_is_allowed_is_not_flagged(tmp_path, file, source):
-    for name in ("runs", "scoring", "presets", "search/genetic"):
+    for name in ("results", "scoring", "presets/search", "search/genetic"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").write_text("")
     (tmp_path / file).write_text(source)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from glasslib import notebooks
+from glasslib.commands import notebooks
 
 # Every override must make the notebook smaller; `results_dir` is set to a temporary folder below.
 SMOKE = {

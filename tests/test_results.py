@@ -1,63 +1,175 @@
-"""Every number that the README quotes is the scoreboard's, and the scoreboard's are those of results/."""
+"""The results folder, the metric check, the atomic writes and the result card of glasslib.results."""
 
+import hashlib
 import json
+import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from glasslib import runs, scoreboard
+from glasslib import results
 
-RESULTS = runs.REPO / "results"
-FOLDERS = sorted(path.parent for path in RESULTS.glob("*/metrics.json"))
-ATTRIBUTES = ("colour", "shape", "place", "background")
-CLAIMED = {
-    *(f"{model}.{attribute}" for model in ("clip", "judge", "oracle") for attribute in ATTRIBUTES),
-    *("clip.r1_i2t", "clip.r1_t2i", "clip.gap"),
-    *(f"stylegan2.{what}" for what in ("recognisable", "coverage", "copies", "d_auc")),
-    *("time.demo_s", "time.figures_min", "time.test_min", "time.overhead", "repeat.figures"),
-    *("gpt2.parses", "gpt2.perplexity", "i2t.ga.precision", "i2t.ga.parses"),
-    *(f"capdec.{what}" for what in ("noise_gain", "noise_fall", "estimate", "reconstruction", "clipcap_noise")),
-    *(f"capdec.{what}" for what in ("vs_clipcap", "vs_retrieval", "precision", "best_arm")),
-    *(f"capdec.best_arm_{what}" for what in ("vs_clipcap", "vs_retrieval", "precision")),
-    *(f"capdec.{what}" for what in ("noise_fall_longer", "longer_at_best", "longer_at_ten")),
-    *("capdec.cross_domain", "capdec.cross_domain_reverse", "style.neutral_precision", "style.classifier"),
-    *(f"style.{register}{what}" for register in ("romantic", "humorous") for what in ("", "_precision")),
-    *(f"capdec.vs_retrieval_zipf{zipf}" for zipf in (0, 1, 2)),
-    *(f"round_trip.{writer}.place_3" for writer in ("capdec", "evolution")),
-    *("round_trip.head_start_early", "round_trip.head_start_clip", "round_trip.head_start_judge"),
-    "time.captioner_min",
-    "fullsize.peak_gb",
-    *(f"parity.{what}" for what in ("stylegan2_skip", "stylegan2_cond", "stylegan2_tf", "biggan")),
-    *("parity.biggan128_package", "parity.biggan256_package", "files.refused", "stylegan2.render_rank"),
-    *(f"bench.{what}" for what in ("biggan128", "biggan256", "clip_text", "clip_image", "stylegan2_1024")),
-    *("bench.gpt2_i2t", "bench.stylegan2_1024_render256", "bench.host_ms_biggan", "bench.host_ms_stylegan2"),
-    *("metrics.equal", "corpus.peak_mb", "train.resume", "bench.beam_equal"),
-    *("bench.embed", "bench.train_step", "bench.decode12", "bench.decode67", "bench.capdec_peak_gb"),
-    *("biggan.recognisable", "t2i.biggan.ours", "t2i.biggan.softmax_bits", "t2i.biggan.advantage"),
-    *(f"t2i.{search}.{attribute}" for search in ("ga", "random", "cmaes") for attribute in ATTRIBUTES[:3]),
-}
+METRIC = {"value": 0.5, "n": 10, "ci": [0.2, 0.8], "unit": "share"}
 
 
-def test_scoreboard_is_what_the_results_say():
-    assert len(FOLDERS) >= 4
-    assert scoreboard.read_scoreboard() == scoreboard.assemble_scoreboard(), "run: make scoreboard"
+def write(folder, **changes):
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0.0, 1.0], [2.0, 1.0])
+    content = {
+        "source": "notebooks/01_clip_space.ipynb",
+        "params": {"seed": 1, "rate": np.float32(0.5), "results_dir": results.REPO / "results" / "x"},
+        "metrics": {
+            "clip.colour": results.metric(np.float64(0.5), n=np.int64(10), unit="share", ci=np.array([0.2, 0.8]))
+        },
+        "tables": {
+            "rows": [{"a": 1, "b": np.float64(0.1), "c": None}],
+            "cols": {"x": np.arange(2), "y": ["p", "q,"]},
+        },
+        "figures": {"curve": figure, "strip.gif": b"GIF89a"},
+    }
+    return results.write_results(folder, **(content | changes))
 
 
-def test_scoreboard_holds_every_number_the_project_claims():
-    assert CLAIMED - scoreboard.read_scoreboard().keys() == set()
+def bytes_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_readme_quotes_the_scoreboard():
-    text = (runs.REPO / "README.md").read_text(encoding="utf-8")
-    assert len(scoreboard.MARKER.findall(text)) >= 10
-    assert scoreboard.fill_readme(text, scoreboard.read_scoreboard()) == text, "run: make scoreboard"
+def test_results_folder_holds_what_was_given(tmp_path):
+    folder = write(tmp_path / "01_clip_space", timings={"search": 1.25})
+    found = bytes_in(folder)
+    assert found.keys() == {
+        *("params.json", "metrics.json", "timings.json", "rows.csv", "cols.csv", "curve.png", "strip.gif")
+    }
+    assert found["rows.csv"] == b"a,b,c\n1,0.1,\n"
+    assert found["cols.csv"] == b'x,y\n0,p\n1,"q,"\n'
+    assert json.loads(found["params.json"]) == {"rate": 0.5, "results_dir": "results/x", "seed": 1}
+    assert json.loads(found["metrics.json"]) == {
+        "source": "notebooks/01_clip_space.ipynb",
+        "files": ["cols.csv", "curve.png", "rows.csv", "strip.gif"],
+        "metrics": {"clip.colour": METRIC},
+    }
+    assert json.loads(found["timings.json"]) == {"search": 1.25}
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_results_folder_holds_what_it_lists_and_nothing_else(folder):
-    summary = json.loads((folder / "metrics.json").read_text())
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert there - {"metrics.json", "params.json", "timings.json"} == set(summary["files"]), "delete what is stale"
-    assert "params.json" in there
-    for name, entry in summary["metrics"].items():
-        assert runs.metric(**entry) == entry, name
-    assert summary["source"] == "make bench" or (runs.REPO / summary["source"]).is_file()
+def test_same_results_are_the_same_bytes(tmp_path):
+    assert bytes_in(write(tmp_path / "first")) == bytes_in(write(tmp_path / "second"))
+
+
+def test_relative_results_dir_starts_at_the_repository_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = os.path.relpath(tmp_path / "there", results.REPO)
+    assert write(relative).resolve() == tmp_path / "there"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tables": {"t": [{"a": 1}, {"b": 2}]}}, r"table 't': row 1 has keys \['b'\]"),
+        ({"tables": {"t": []}}, "table 't' has no rows"),
+        ({"tables": {"t": [{"a": float("nan")}]}}, "table 't', row 0, a: numbers must be finite, got nan"),
+        ({"tables": {"t": [{"a": np.float32("inf")}]}}, "numbers must be finite, got inf"),
+        ({"tables": {"t": [{"a": [1, 2]}]}}, "a field must be a number or a string, got list"),
+        ({"tables": {"t": {"a": [1, 2], "b": [1]}}}, "shorter"),
+        ({"tables": {"../t": [{"a": 1}]}}, r"plain file names, got \['../t.csv'\]"),
+        ({"figures": {"strip": b"GIF89a"}}, "'strip' is bytes, so its name needs a suffix"),
+        ({"metrics": {"Clip colour": METRIC}}, r"must look like \"clip.colour\".*got \['Clip colour'\]"),
+        ({"metrics": {"clip.colour": {"value": 0.5}}}, r"need exactly .*wrong in \['clip.colour'\]"),
+        ({"metrics": {"clip.colour": METRIC | {"value": float("nan")}}}, "must be finite"),
+        ({"params": {"rate": float("nan")}}, "not JSON compliant"),
+    ],
+)
+def test_bad_results_are_refused_before_anything_is_replaced(tmp_path, changes, message):
+    before = bytes_in(write(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, **({"params": {"seed": 2}} | changes))
+    assert bytes_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": float("inf")}, "must be finite, got .*inf"),
+        ({"ci": (0.1, float("nan"))}, "must be finite"),
+        ({"ci": (0.9, 0.1)}, r"low <= high, got \[0.9, 0.1\]"),
+        ({"ci": (0.1, 0.2, 0.3)}, "low, high"),
+        ({"n": 0}, "at least 1 .*got 0"),
+        ({"n": 2.5}, "whole number .*got 2.5"),
+        ({"unit": " "}, "needs a unit"),
+    ],
+)
+def test_metric_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        results.metric(**({"value": 0.5, "n": 3, "unit": "share"} | changes))
+
+
+def test_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    target = tmp_path / "state.json"
+    results.write_json_atomic(target, {"generation": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        results.write_json_atomic(target, {"generation": 2})
+    assert bytes_in(tmp_path) == {"state.json": b'{\n "generation": 1\n}\n'}
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert results.sha256_file(tmp_path / "abc") == digest == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_repo_is_the_repository_root():
+    assert (results.REPO / "pyproject.toml").is_file()
+
+
+def test_versions_name_the_libraries_that_can_change_a_number():
+    assert set(results.versions()) == {
+        *("glasslib", "python", "cma", "numpy", "open_clip_torch", "pymoo", "torch", "transformers")
+    }
+
+
+def test_pick_device():
+    assert results.pick_device("cpu").type == "cpu"
+    assert results.pick_device().type in {"cuda", "mps", "cpu"}
+    with pytest.raises(ValueError, match=r"finds here \(.*cpu\), got 'abacus'"):
+        results.pick_device("abacus")
+
+
+CARD = results.ResultCard(
+    target="a large red star",
+    preset="tiny",
+    seed=3,
+    weights={"clip": "ab" * 32},
+    versions={"torch": "2.15.0"},
+    evaluations=1600,
+    wall_time_s=12.5,
+    score=0.4123456789012345,
+    judge_score=0.4,
+    lineage=({"generation": 0, "score": 0.1}, {"generation": 7, "score": 0.4}),
+)
+
+
+def test_card_survives_the_disk_bit_for_bit(tmp_path):
+    CARD.write(tmp_path / "card.json")
+    assert results.same(results.ResultCard.read(tmp_path / "card.json"), CARD)
+    assert results.ResultCard.read(tmp_path / "card.json").score == CARD.score
+
+
+def test_cards_differ_in_what_was_found_and_not_in_how_long_it_took():
+    assert results.same(CARD, replace(CARD, wall_time_s=99.0, versions={"torch": "3.0"}))
+    nudged = replace(CARD, score=float(np.nextafter(CARD.score, 1)))
+    assert results.differences(CARD, nudged) == {"score": (CARD.score, nudged.score)}
+    assert results.replay(CARD, lambda card: replace(card, lineage=())).keys() == {"lineage"}
+    assert results.replay(CARD, lambda card: card) == {}
+
+
+@pytest.mark.parametrize("text", ['{"target": "x"}', "[1]"])
+def test_another_file_is_not_a_card(tmp_path, text):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(ValueError, match="is not a result card"):
+        results.ResultCard.read(tmp_path / "card.json")

@@ -35,13 +35,19 @@ def caption_to_image(key: str, *, seed: int, n_targets: int, n_generations: int)
     def evaluate(x: np.ndarray, owner: np.ndarray) -> torch.Tensor:
         return (preset.embedder.embed_images(preset.make(x)) * wanted[owner]).sum(dim=1)
 
-    results = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
-    x = np.stack([result.best.x for result in results])
+    searched = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
+    x = np.stack([result.best.x for result in searched])
     reading, facts = oracle.load(models.WEIGHTS / "oracle")(preset.make(x)), [captions.parse(text) for text in targets]
     seen = {name: reading.agrees(facts, name) for name in READ}
     masses = preset.generator.classes.weights(preset.generator.latent_space.split(x)[1]).max(axis=1)
     return [
-        {"encoding": ARMS[key], "seed": seed, "caption": text, "score": results[i].best.score, "mass": float(masses[i])}
+        {
+            "encoding": ARMS[key],
+            "seed": seed,
+            "caption": text,
+            "score": searched[i].best.score,
+            "mass": float(masses[i]),
+        }
         | {name: bool(seen[name][i]) for name in READ}
         for i, text in enumerate(targets)
     ]

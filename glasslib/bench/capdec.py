@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from glasslib import metrics, runs
+from glasslib import metrics, results
 from glasslib.bench import capdec_jobs as work
 from glasslib.bench import capdec_scores as scoring
 from glasslib.bench.capdec_scores import Scores, System
@@ -106,7 +106,7 @@ def run(function: Callable[..., list[dict]], jobs: Sequence[dict]) -> list[dict]
     for job in tqdm(jobs, desc=f"capdec {function.__name__}"):
         path = work.folder() / f"{function.__name__}-{'-'.join(str(value) for value in job.values())}.json"
         if not path.is_file():
-            runs.write_json_atomic(path, function(**job))
+            results.write_json_atomic(path, function(**job))
         rows += json.loads(path.read_text(encoding="utf-8"))
     return rows
 
@@ -118,7 +118,7 @@ def noise_numbers(test: Scores, best: System, estimates: dict[str, float], *, rn
     }
     gain = metrics.ratio(at[best[1]], at[0.0], rng=rng)
     found = {
-        "capdec.noise_gain": runs.metric(
+        "capdec.noise_gain": results.metric(
             gain["value"] - 1, n=gain["n"], unit="ratio - 1", ci=[end - 1 for end in gain["ci"]]
         ),
         "capdec.noise_fall": metrics.ratio(at[ten_times(best[1], sorted(at))], at[best[1]], rng=rng),
@@ -185,7 +185,7 @@ def _against(prefix: str, mine: dict, supervised: dict, nearest: dict, *, rng: n
 def _training_time() -> dict[str, Any]:
     """Minutes of one core that the shipped captioner's recipe took from nothing, as its card has them."""
     card = json.loads((models.WEIGHTS / "captioner" / "card.json").read_text(encoding="utf-8"))
-    return runs.metric(card["cpu_time_s"] / 60, n=1, unit="min of one core")
+    return results.metric(card["cpu_time_s"] / 60, n=1, unit="min of one core")
 
 
 def _kept(rows: list[dict], systems: set[System]) -> list[dict]:

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from glasslib import metrics, runs
+from glasslib import metrics, results
+from glasslib.bench import rss
+from glasslib.bench.references import capdec
 from glasslib.bench.tiny_searches import run_jobs, write
-from glasslib.captioning import decoding, memory, published, resumecheck
+from glasslib.captioning import decoding, resumecheck
 from glasslib.captioning.corpus import Corpus
 from glasslib.captioning.decoder import CaptionDecoder
 from glasslib.captioning.layouts import Caption
@@ -27,7 +29,7 @@ from glasslib.metrics import parity
 from glasslib.tinyworld import captions, models, scenes
 
 N_SETS = 200
-EXAMPLE = runs.REPO / "runs" / "pycocoevalcap_example"  # its example/*.json, where someone put them: COCO's captions
+EXAMPLE = results.REPO / "runs" / "pycocoevalcap_example"  # its example/*.json, where someone put them: COCO's captions
 N_MAPPERS, N_EMBEDDINGS = 10, 20  # 200 captions
 SPREAD = 4.0  # of the mapper's weights, so that embeddings lead to captions that differ
 PREFIX_LENGTH, MAX_TOKENS, BEAM_SIZE = 8, 67, 5
@@ -82,7 +84,7 @@ def equal_beams(*, mapper_seed: int, n: int) -> list[dict]:
     ours = decoding.published_beam(decoder, embeddings, n_captions=BEAM_SIZE, **options)
     rows = []
     for own, embedding in zip(ours, embeddings, strict=True):
-        theirs = published.beam_search(decoder.gpt, decoder.prefix(embedding[None]), **options)
+        theirs = capdec.beam_search(decoder.gpt, decoder.prefix(embedding[None]), **options)
         row = {"mapper_seed": mapper_seed, "equal": own == theirs, "n_tokens": len(theirs[0])}
         rows.append(row | {"stopped": theirs[0][-1] == stop_id, "caption": tokenizer.decode(theirs[0])})
     return rows
@@ -123,7 +125,7 @@ def flat_memory(*, n_captions: int) -> list[dict]:
         row is the peak above the start, watched all the time.
     """
     clip = models.load_clip()
-    clip_sha256 = runs.sha256_file(models.WEIGHTS / "clip" / "model.safetensors")
+    clip_sha256 = results.sha256_file(models.WEIGHTS / "clip" / "model.safetensors")
     with tempfile.TemporaryDirectory() as folder:
 
         def embed(n: int, embedder) -> None:
@@ -132,7 +134,7 @@ def flat_memory(*, n_captions: int) -> list[dict]:
 
         embed(PER_BLOCK, clip)  # what is loaded once is loaded now
         watched = Watched(clip)
-        _, growth = memory.peak_growth_mb(lambda: embed(n_captions, watched))
+        _, growth = rss.peak_growth_mb(lambda: embed(n_captions, watched))
     rows = [row | {"what": "resident"} for row in watched.seen]
     return [*rows, {"captions": n_captions, "resident_mb": growth, "what": "peak growth"}]
 
@@ -167,8 +169,8 @@ def summarise(memory_rows: list[dict], kills: list[dict], beams: list[dict], equ
     [growth] = [row["resident_mb"] for row in memory_rows if row["what"] == "peak growth"]
     resumed = np.repeat([True, False], [kills[0]["identical"], kills[0]["n_kills"] - kills[0]["identical"]])
     return {
-        "metrics.equal": runs.metric(max(row["difference"] for row in equal), n=N_SETS, unit="difference"),
+        "metrics.equal": results.metric(max(row["difference"] for row in equal), n=N_SETS, unit="difference"),
         "bench.beam_equal": metrics.share(np.array([row["equal"] for row in beams])),
-        "corpus.peak_mb": runs.metric(growth, n=N_CAPTIONS, unit="MB"),
+        "corpus.peak_mb": results.metric(growth, n=N_CAPTIONS, unit="MB"),
         "train.resume": metrics.share(resumed),
     }

@@ -21,12 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glasslib import embedding, runs
+from glasslib import results
+from glasslib.bench import rss
+from glasslib.bench.references import capdec
 from glasslib.bench.tiny_searches import run_jobs, write
-from glasslib.captioning import decoding, memory, noise, published
+from glasslib.captioning import decoding, noise
 from glasslib.captioning.decoder import IGNORE, CaptionDecoder
 from glasslib.captioning.mapper import TransformerMapper
 from glasslib.captioning.trainer import Settings, Trainer
+from glasslib.clip.embedder import load_open_clip
 
 EMBEDDING_DIM, N_HEADS, STOP_ID = 640, 8, 13  # 13 is GPT-2's full stop
 BATCH_SIZE, NOISE_STD = 34, 0.016**0.5
@@ -113,14 +116,14 @@ def embed() -> Callable[[int], list[dict]]:
     import open_clip
 
     rng = torch.Generator().manual_seed(0)
-    clip = embedding.load("RN50x4", "openai", weights="random", rng=rng, text_cache_size=0)
+    clip = load_open_clip("RN50x4", "openai", weights="random", rng=rng, text_cache_size=0)
     model, tokenizer = clip._model, open_clip.get_tokenizer("RN50x4")  # the very weights that ours runs
 
     def run(repeat: int) -> list[dict]:
         texts = captions(N_TEXTS, rng=np.random.default_rng([2, repeat]))
         few = texts[:N_TEXTS_PUBLISHED]
         row, ours = _timed("ours", len(texts), lambda: clip.embed_texts(texts))
-        slow, theirs = _timed("published", len(few), lambda: published.embed_texts(model, tokenizer, few))
+        slow, theirs = _timed("published", len(few), lambda: capdec.embed_texts(model, tokenizer, few))
         _require("embed", float((ours[: len(few)] - theirs).abs().max()), TOLERANCE)
         return [row, slow]
 
@@ -154,8 +157,8 @@ def train_step() -> Callable[[int], list[dict]]:
 
 
 def _published_loss(mapper: TransformerMapper, gpt: nn.Module, embeddings: Tensor, token_ids: Tensor) -> Tensor:
-    prefix = published.map_embedding(dict(mapper.named_parameters()), embeddings, n_heads=N_HEADS)
-    return published.loss(gpt, prefix, F.pad(token_ids, (0, ROW_LENGTH - token_ids.shape[1])))
+    prefix = capdec.map_embedding(dict(mapper.named_parameters()), embeddings, n_heads=N_HEADS)
+    return capdec.loss(gpt, prefix, F.pad(token_ids, (0, ROW_LENGTH - token_ids.shape[1])))
 
 
 def _gradients_differ(decoder: CaptionDecoder) -> float:
@@ -182,7 +185,7 @@ def decode(part: str) -> Callable[[int], list[dict]]:
 
     @torch.inference_mode()
     def theirs(embedding: Tensor) -> list[list[int]]:
-        return published.beam_search(gpt, published.map_embedding(weights, embedding, n_heads=N_HEADS), **options)
+        return capdec.beam_search(gpt, capdec.map_embedding(weights, embedding, n_heads=N_HEADS), **options)
 
     def run(repeat: int) -> list[dict]:
         given = images(N_IMAGES, seed=repeat)
@@ -206,7 +209,7 @@ def peak() -> Callable[[int], list[dict]]:
         trainer.finish()
         decoding.published_beam(decoder, images(N_IMAGES, seed=0), stop_id=STOP_ID, max_tokens=STEPS["decode67"])
 
-    return lambda _repeat: [{"peak_gb": memory.peak_growth_mb(work)[1] / 1e3}]
+    return lambda _repeat: [{"peak_gb": rss.peak_growth_mb(work)[1] / 1e3}]
 
 
 PARTS = {
@@ -236,7 +239,7 @@ def publish(done: dict[str, list[dict]]) -> None:
     timed = {part: rows for part, rows in done.items() if part != "peak"}
     found = {f"bench.{part}": ratio(rows) for part, rows in timed.items()}
     if "peak" in done:
-        found["bench.capdec_peak_gb"] = runs.metric(done["peak"][0]["peak_gb"], n=1, unit="GB")
+        found["bench.capdec_peak_gb"] = results.metric(done["peak"][0]["peak_gb"], n=1, unit="GB")
     table = [{"part": part, **row} for part, rows in timed.items() for row in rows]
     params = {"machine": machine(), "repeats": {part: REPEATS[part] for part in timed}, "images_at_once": N_IMAGES}
     params |= {"batch_size": BATCH_SIZE, "caption_tokens": f"{MEAN_TOKENS} +- {STD_TOKENS}"}
@@ -254,4 +257,4 @@ def ratio(rows: list[dict]) -> dict[str, Any]:
     """Ours over published, of the medians; n counts the repeats of each."""
     seconds = {way: [row["cpu_seconds"] for row in rows if row["way"] == way] for way in ("ours", "published")}
     ours, theirs = map(statistics.median, seconds.values())
-    return runs.metric(ours / theirs, n=len(seconds["ours"]), unit="ratio")
+    return results.metric(ours / theirs, n=len(seconds["ours"]), unit="ratio")

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib import runs
+from glasslib import results
 from glasslib.captioning import captioner as captioners
 from glasslib.captioning import decoding, gap, noise, training
 from glasslib.captioning.captioner import Captioner
 from glasslib.tinyworld import captions, models, scenes
-from glasslib.tinyworld.train import captioner as recipe
-from glasslib.tinyworld.train.said import CACHE, ZIPF, Said, said
+from glasslib.tinyworld.recipes import captioner as recipe
+from glasslib.tinyworld.recipes.said import CACHE, ZIPF, Said, said
 
 SEED = 0  # of the training captions, the same for all; seeds of training differ
 N_SCENES = recipe.N_SCENES  # five captions each
@@ -89,14 +89,14 @@ def pictures() -> Tensor:
         world = scenes.sample(N_SCENES, rng=np.random.default_rng(SEED))
         rng = torch.Generator().manual_seed(SEED)
         parts = [clip().embed_images(scenes.render(world[i : i + 500], rng=rng)) for i in range(0, len(world), 500)]
-        runs.write_bytes_atomic(path, save({"pictures": torch.cat(parts)}))
+        results.write_bytes_atomic(path, save({"pictures": torch.cat(parts)}))
     return load_file(path)["pictures"]
 
 
 def folder() -> Path:
     """Where trainings lie: a folder for these captions, weights and settings."""
-    state = [spoken().key, runs.sha256_file(recipe.GPT2_FILE), repr((N_SCENES, SETTINGS)), runs.versions()]
-    return runs.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
+    state = [spoken().key, results.sha256_file(recipe.GPT2_FILE), repr((N_SCENES, SETTINGS)), results.versions()]
+    return results.REPO / "runs" / "bench" / f"captioners-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
 def _pairs(modality: str, zipf: float) -> training.Pairs:

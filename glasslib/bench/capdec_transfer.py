@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib import runs
+from glasslib import results
 from glasslib.bench import capdec_jobs as home
 from glasslib.bench import capdec_transfer_tables as tables
 from glasslib.bench import tiny_searches
@@ -30,9 +30,9 @@ from glasslib.captioning import gap, training
 from glasslib.captioning.captioner import Captioner
 from glasslib.captioning.corpus import Corpus
 from glasslib.tinyworld import captions, scenes
+from glasslib.tinyworld.recipes import captioner as recipe
+from glasslib.tinyworld.recipes.said import CACHE, CLIP_FILE, ZIPF, said
 from glasslib.tinyworld.scenes import Scenes
-from glasslib.tinyworld.train import captioner as recipe
-from glasslib.tinyworld.train.said import CACHE, CLIP_FILE, ZIPF, said
 from glasslib.tinyworld.wording import REGISTERS
 
 SEEDS = (0, 1, 2)
@@ -124,7 +124,9 @@ def lesson(arm: Arm) -> training.Pairs:
         return said(home.N_SCENES, **options).pairs()
     corpus = style_split(arm.register)[0]
     texts = [caption.text for caption in corpus]
-    return training.Pairs(home.clip().embed_texts(texts), texts, key=f"{corpus.sha256} {runs.sha256_file(CLIP_FILE)}")
+    return training.Pairs(
+        home.clip().embed_texts(texts), texts, key=f"{corpus.sha256} {results.sha256_file(CLIP_FILE)}"
+    )
 
 
 def folder() -> Path:
@@ -137,7 +139,7 @@ def folder() -> Path:
         N_STYLED,
         variance(),
     ]
-    return runs.REPO / "runs" / "bench" / f"transfer-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
+    return results.REPO / "runs" / "bench" / f"transfer-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
 
 
 def trained(name: str, *, seed: int) -> Captioner:
@@ -196,7 +198,7 @@ def trials() -> list[Trial]:
     return found + [Trial(name, "print", register) for name in ("print", "clipcap") for register in REGISTERS[1:]]
 
 
-def results(rows: list[dict]) -> tuple[dict, dict]:
+def scored(rows: list[dict]) -> tuple[dict, dict]:
     """The numbers claimed and the tables, from the rows of all jobs."""
     judge, right = tables.register_judge()
     worlds = {domain: held_out(domain) for domain in scenes.DOMAINS}
@@ -221,7 +223,7 @@ def bench_capdec_transfer() -> None:
     for fine_tuned in (False, True):  # what others go on from comes first
         wanted = jobs(fine_tuned=fine_tuned)
         rows += tiny_searches.run_jobs(caption, wanted, name=folder().name, weights=("clip", "gpt2"), n_workers=1)
-    found, written = results(rows)
+    found, written = scored(rows)
     params = {"seeds": SEEDS, "n_styled": N_STYLED, "train_share": TRAIN_SHARE, "n_held_out": N_HELD_OUT}
     params |= {"n_training": 5 * home.N_SCENES, "variance": variance()}
     params |= {"alone": dataclasses.asdict(ALONE), "fine_tune": dataclasses.asdict(FINE_TUNE)}

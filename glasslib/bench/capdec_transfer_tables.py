@@ -11,8 +11,8 @@ import numpy as np
 from glasslib import metrics
 from glasslib.metrics import CorpusMetric, registers
 from glasslib.tinyworld import captions, faithfulness, scenes
+from glasslib.tinyworld.recipes.said import ZIPF
 from glasslib.tinyworld.scenes import Scenes
-from glasslib.tinyworld.train.said import ZIPF
 from glasslib.tinyworld.wording import REGISTERS
 
 JUDGE_SEED, N_JUDGE_TEXTS = 61_000, 1_000  # of the texts that the register classifier learns from; as many test it

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from glasslib import metrics, presets, runs
+from glasslib import metrics, presets, results
 from glasslib.bench.tiny_searches import write
 from glasslib.search import loop
 
@@ -44,13 +44,13 @@ def overhead(n_generations: int = 200) -> dict:
 def seconds(command: list[str]) -> float:
     """Wall seconds of a command that must succeed."""
     started = time.perf_counter()
-    subprocess.run(command, cwd=runs.REPO, check=True)
+    subprocess.run(command, cwd=results.REPO, check=True)
     return time.perf_counter() - started
 
 
 def tables() -> dict[str, bytes]:
     """Every table and number the notebooks wrote: path -> bytes."""
-    folders = [path for path in sorted((runs.REPO / "results").iterdir()) if path.name[:2].isdigit()]
+    folders = [path for path in sorted((results.REPO / "results").iterdir()) if path.name[:2].isdigit()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in (".csv", ".json")]
     return {str(file): file.read_bytes() for file in files if file.name != "timings.json"}
 
@@ -70,12 +70,12 @@ def bench_overhead() -> None:
 
 def bench_time() -> None:
     """Time the make targets, compare the figures' run with the one before it, and write results/bench_time/."""
-    found = {"time.demo_s": runs.metric(seconds(["make", "demo"]), n=1, unit="s")}
-    found["time.test_min"] = runs.metric(seconds(["make", "test"]) / 60, n=1, unit="min")
+    found = {"time.demo_s": results.metric(seconds(["make", "demo"]), n=1, unit="s")}
+    found["time.test_min"] = results.metric(seconds(["make", "test"]) / 60, n=1, unit="min")
     before = tables()
     if not before:
         raise FileNotFoundError("results/ holds no notebook's tables to compare with; run: make figures")
-    found["time.figures_min"] = runs.metric(seconds(["make", "figures"]) / 60, n=1, unit="min")
+    found["time.figures_min"] = results.metric(seconds(["make", "figures"]) / 60, n=1, unit="min")
     again = tables()
     found["repeat.figures"] = metrics.share([again.get(path) == content for path, content in before.items()])
     write("bench_time", {"cores": os.cpu_count()}, found)

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glasslib import embedding, presets
-from glasslib.bench import published_biggan, published_glass, published_stylegan2
-from glasslib.generators.biggan import BigGANGenerator
-from glasslib.generators.biggan_networks import GeneratorNetwork, fold_spectral_norm, published_config
+from glasslib import presets
+from glasslib.bench.references import biggan as published_biggan
+from glasslib.bench.references import glass as published_glass
+from glasslib.bench.references import stylegan2 as published_stylegan2
+from glasslib.clip.embedder import ClipEmbedder, load_open_clip
+from glasslib.generators.biggan.generator import BigGANGenerator
+from glasslib.generators.biggan.networks import GeneratorNetwork, fold_spectral_norm, published_config
 from glasslib.tinyworld import captions, scenes
 
 POPULATION = {"biggan": 4, "stylegan2": 2, "gpt2": 100, "clip_text": 100, "clip_image": 32}
@@ -43,10 +46,10 @@ def deviation(ours: Tensor | list[str], wanted: Tensor | list[str]) -> float:
     return float((ours - wanted).abs().max() / wanted.std())
 
 
-def _clip() -> tuple[embedding.ClipEmbedder, nn.Module]:
+def _clip() -> tuple[ClipEmbedder, nn.Module]:
     """CLIP-GLaSS's ViT-B/32 as it feeds pictures to it, which remembers no text; and the plain model."""
     rng, quirks = torch.Generator().manual_seed(SEED), {"normalize": False, "resize": "bilinear"}
-    clip = embedding.load("ViT-B-32", "openai", weights="random", rng=rng, text_cache_size=0, **quirks)
+    clip = load_open_clip("ViT-B-32", "openai", weights="random", rng=rng, text_cache_size=0, **quirks)
     return clip, published_glass.as_published(clip._model)
 
 
@@ -114,8 +117,8 @@ def biggan(resolution: int) -> Contest:
 
 def stylegan2_1024() -> Contest:
     """The generator of configuration F, whole and stopped at 256 pixels."""
-    from glasslib.generators.stylegan2 import StyleGAN2Generator
-    from glasslib.generators.stylegan2_networks import GeneratorNetwork as StyleGAN2Network
+    from glasslib.generators.stylegan2.generator import StyleGAN2Generator
+    from glasslib.generators.stylegan2.networks import GeneratorNetwork as StyleGAN2Network
 
     config = {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_resolution": 1024}
     with torch.random.fork_rng(devices=[]):

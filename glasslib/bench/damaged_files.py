@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from glasslib import metrics
 from glasslib.bench.nvidia_files import TINY, EasyDict, easy, torch_data, torch_file, torch_networks
 from glasslib.bench.tiny_searches import write
-from glasslib.generators import stylegan2_files
+from glasslib.generators.stylegan2 import snapshots
 
 
 class Call:
@@ -223,7 +223,7 @@ def refusals(folder: Path) -> list[dict]:
         path = folder / "network.pkl"
         path.write_bytes(content)
         try:
-            stylegan2_files.read_networks(path)
+            snapshots.read_networks(path)
         except ValueError as error:
             said = str(error)
         else:

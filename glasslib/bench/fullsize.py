@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glasslib import runs
+from glasslib import results
 from glasslib.bench import contests
 from glasslib.bench.tiny_searches import run_jobs, write
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 FOLDER = "bench_fullsize"
 REPETITIONS = 5
 TOLERANCE = 1e-3  # of the plain way's standard deviation; float32 through a whole network
 PARTS = tuple(contests.CONTESTS)
 TIMED = (  # a change of these is measured anew
-    *("generators/*_layers.py", "generators/*_networks.py", "generators/gpt2.py", "embedding.py", "towers.py"),
+    *("generators/*/layers.py", "generators/*/networks.py", "generators/gpt2.py", "clip/embedder.py", "clip/fast.py"),
     *("bench/contests.py", "bench/published_*.py"),
 )
 
@@ -80,7 +80,7 @@ def ratio_of_medians(ours: np.ndarray, reference: np.ndarray, *, rng: np.random.
     drawn = rng.integers(len(ours), size=(2000, len(ours)))
     ratios = np.median(ours[drawn], axis=1) / np.median(reference[drawn], axis=1)
     value = np.median(ours) / np.median(reference)
-    return runs.metric(value, n=len(ours), unit="ratio", ci=np.percentile(ratios, [2.5, 97.5]))
+    return results.metric(value, n=len(ours), unit="ratio", ci=np.percentile(ratios, [2.5, 97.5]))
 
 
 def ratios(rows: list[dict]) -> dict:
@@ -104,7 +104,7 @@ def machine() -> dict:
 
 def earlier_rows() -> dict[str, list[dict]]:
     """What results/bench_fullsize/ holds from earlier runs: part -> rows as `measure` gives them."""
-    path = runs.REPO / "results" / FOLDER / "seconds.csv"
+    path = results.REPO / "results" / FOLDER / "seconds.csv"
     found: dict[str, list[dict]] = {}
     if path.is_file():
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from glasslib import metrics
 from glasslib.bench.fullsize import machine
 from glasslib.bench.tiny_searches import write
-from glasslib.generators.biggan import BigGANGenerator
-from glasslib.generators.biggan_networks import GeneratorNetwork as BigGANNetwork
-from glasslib.generators.stylegan2 import StyleGAN2Generator
-from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
+from glasslib.generators.biggan.generator import BigGANGenerator
+from glasslib.generators.biggan.networks import GeneratorNetwork as BigGANNetwork
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator
+from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 from glasslib.scoring import ClipScorer, JointScorer, RealismScorer
 from glasslib.search import genetic, loop
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
+from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
 TINY = {
     "generator": {

@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from glasslib import runs
+from glasslib import results
 from glasslib.bench import nvidia_files
 from glasslib.bench.contests import deviation
 from glasslib.bench.tiny_searches import write
-from glasslib.generators import stylegan2_files
-from glasslib.generators.biggan_networks import GeneratorNetwork as BigGANNetwork
-from glasslib.generators.biggan_networks import fold_spectral_norm, published_config
-from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
+from glasslib.generators.biggan.networks import GeneratorNetwork as BigGANNetwork
+from glasslib.generators.biggan.networks import fold_spectral_norm, published_config
+from glasslib.generators.stylegan2 import snapshots
+from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
-GOLDEN = runs.REPO / "tests" / "golden"
+GOLDEN = results.REPO / "tests" / "golden"
 GRID_TRUNCATIONS = (1.0, 0.6, 0.02)  # that have statistics of their own, and on which rounding plays no trick
 IMAGES = {  # golden value -> how the image is made
     "image_const": {"noise_mode": "const"},
@@ -63,7 +63,7 @@ def stylegan2_tensorflow() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.pkl")
         path.write_bytes(nvidia_files.tensorflow_file(variables, facts, canary=Path(folder, "canary")))
-        networks = stylegan2_files.read_networks(path)
+        networks = snapshots.read_networks(path)
     found = {name: (getattr(networks, name)(values["z"]), values["image_const"]) for name in ("G", "G_ema")}
     found["D"] = networks.D(values["image_const"]), values["logits"]
     return {name: deviation(ours, wanted) for name, (ours, wanted) in found.items()}
@@ -148,7 +148,7 @@ def bench_parity() -> None:
     with torch.inference_mode():
         for name, compare in compared.items():
             deviations = compare()
-            found[name] = runs.metric(max(deviations.values()), n=len(deviations), unit="standard deviations")
+            found[name] = results.metric(max(deviations.values()), n=len(deviations), unit="standard deviations")
             rows += [{"id": name, "compared": what, "deviation": value} for what, value in deviations.items()]
     params = {"truncations_of_the_package": GRID_TRUNCATIONS, "golden": "tests/golden"}
     write("bench_parity", params, found, {"deviations": rows})

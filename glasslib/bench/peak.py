@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glasslib import notebooks, runs
+from glasslib import results
 from glasslib.bench.fullsize import machine
 from glasslib.bench.tiny_searches import run_jobs, write
+from glasslib.commands import notebooks
 
 SMALL = {"preset": "paper", "weights": "random", "popsize": 4, "n_generations": 2}
 NOTEBOOKS: dict[str, dict[str, Any]] = {  # the quickest first -> what else makes it small
@@ -40,7 +41,7 @@ def run_full_size(name: str) -> list[dict]:
         parameters = {**SMALL, **NOTEBOOKS[name], "results_dir": str(Path(folder, "results"))}
         job = notebooks.Job(
             notebooks.NOTEBOOKS / f"{name}.ipynb",
-            runs.REPO / "runs" / "bench" / "full_size" / f"{name}.ipynb",
+            results.REPO / "runs" / "bench" / "full_size" / f"{name}.ipynb",
             {key: value for key, value in parameters.items() if key in known or key in SMALL},
             cell_timeout_s=None,
         )
@@ -101,6 +102,6 @@ def bench_peak() -> None:
     for name in NOTEBOOKS:
         files = [notebooks.NOTEBOOKS / f"{name}.ipynb"]
         rows += run_jobs(run_full_size, [{"name": name}], name="peak", files=files, n_workers=1)
-    found = {"fullsize.peak_gb": runs.metric(max(row["peak_gb"] for row in rows), n=len(rows), unit="GB")}
+    found = {"fullsize.peak_gb": results.metric(max(row["peak_gb"] for row in rows), n=len(rows), unit="GB")}
     params = {"parameters": SMALL, "machine": machine(), "threads": 1}
     write("bench_peak", params, found, {"notebooks": rows})

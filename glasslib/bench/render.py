@@ -13,8 +13,8 @@ import torch
 
 from glasslib import metrics, presets
 from glasslib.bench.tiny_searches import N_TARGETS, held_out_captions, write
-from glasslib.generators.stylegan2 import StyleGAN2Generator
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator
 from glasslib.tinyworld import models
 
 N_SAMPLES = 1000

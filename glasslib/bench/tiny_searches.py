@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from glasslib import metrics, presets, runs
+from glasslib import metrics, presets, results
 from glasslib.search import loop
 from glasslib.tinyworld import captions, faithfulness, models, oracle, scenes, wording
 
@@ -72,8 +72,8 @@ def _evolved(preset, wanted: torch.Tensor, *, method: str, seed: int, n_generati
     def evaluate(x: np.ndarray, owner: np.ndarray) -> torch.Tensor:
         return (preset.embedder.embed_images(preset.make(x)) * wanted[owner]).sum(dim=1)
 
-    results = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
-    return np.stack([result.best.x for result in results]), np.array([result.best.score for result in results])
+    searched = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
+    return np.stack([result.best.x for result in searched]), np.array([result.best.score for result in searched])
 
 
 @torch.inference_mode()
@@ -102,9 +102,9 @@ def image_to_text(*, seed: int, first: int, n: int, n_generations: int) -> list[
     def evaluate(x: np.ndarray, owner: np.ndarray) -> torch.Tensor:
         return (preset.embedder.embed_texts(preset.make(x)) * wanted[owner]).sum(dim=1)
 
-    results = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
+    searched = loop.run_many(searches, evaluate, n_generations=n_generations, progress=False)
     rows = []
-    for i, text in zip(chosen, preset.make(np.stack([result.best.x for result in results])), strict=True):
+    for i, text in zip(chosen, preset.make(np.stack([result.best.x for result in searched])), strict=True):
         facts = captions.parse(text) if captions.parses(text) else wording.Facts()
         true = int(faithfulness.count_true(facts, world[i : i + 1])[0])
         row = {"seed": seed, "picture": i, "caption": text, "parses": captions.parses(text)}
@@ -167,8 +167,8 @@ def run_jobs(
         n_workers: processes; None: as many as there are cores.
     """
     files = [path for each in weights for path in sorted((models.WEIGHTS / each).glob("*.safetensors"))] + list(files)
-    state = json.dumps([[runs.sha256_file(path) for path in files], runs.versions()], sort_keys=True)
-    folder = runs.REPO / "runs" / "bench" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    state = json.dumps([[results.sha256_file(path) for path in files], results.versions()], sort_keys=True)
+    folder = results.REPO / "runs" / "bench" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     paths = [folder / f"{'-'.join(str(value) for value in job.values())}.json" for job in jobs]
     open_jobs = [i for i, path in enumerate(paths) if not path.is_file()]
     spawn = multiprocessing.get_context("spawn")
@@ -178,7 +178,7 @@ def run_jobs(
         try:
             done = tqdm(as_completed(waiting), initial=len(jobs) - len(open_jobs), total=len(jobs), desc=name)
             for job in done:
-                runs.write_json_atomic(waiting[job], job.result())
+                results.write_json_atomic(waiting[job], job.result())
         finally:  # a stop waits for no job that has not begun
             pool.shutdown(cancel_futures=True, wait=False)
     return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
@@ -186,5 +186,5 @@ def run_jobs(
 
 def write(folder: str, params: dict, found: dict, tables: dict | None = None) -> None:
     """Write results/`folder` as measured by `make bench`."""
-    params = params | {"versions": runs.versions()}
-    runs.write_results(f"results/{folder}", source="make bench", params=params, metrics=found, tables=tables)
+    params = params | {"versions": results.versions()}
+    results.write_results(f"results/{folder}", source="make bench", params=params, metrics=found, tables=tables)

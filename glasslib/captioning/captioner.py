@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from glasslib import runs
+from glasslib import results
 from glasslib.captioning import decoding, gap, mapper
 from glasslib.captioning.decoder import IGNORE, CaptionDecoder
-from glasslib.tensors import check_shape, map_batches
+from glasslib.checks import check_shape, map_batches
 
 FORMAT = 1
 SCORED_AT_ONCE = 64  # captions: GPT-2's logits for one of 20 tokens take 4 MB
@@ -189,9 +189,9 @@ def save(folder: str | Path, captioner: Captioner, *, card: Mapping[str, Any]) -
         "freeze_language_model": captioner.decoder.freeze_language_model,
         "stop_token": captioner.stop_token,
     }
-    runs.write_bytes_atomic(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
-    hashes = {weights.name: runs.sha256_file(weights)}
-    runs.write_json_atomic(folder / "card.json", {**card, "sha256": hashes, "versions": runs.versions()})
+    results.write_bytes_atomic(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+    hashes = {weights.name: results.sha256_file(weights)}
+    results.write_json_atomic(folder / "card.json", {**card, "sha256": hashes, "versions": results.versions()})
 
 
 def load(folder: str | Path, **options: Any) -> Captioner:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.captioning.mapper import MlpMapper, TransformerMapper
-from glasslib.tensors import check_shape, fuse_gelu
+from glasslib.checks import check_shape, fuse_gelu
 
 IGNORE = -100  # cross_entropy's own ignore_index; no vocabulary has this id
 # causal masks that older versions of transformers kept among GPT-2's weights

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glasslib.captioning.noise import add_offset
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 CHUNK = 65_536  # memory rows compared at once
 

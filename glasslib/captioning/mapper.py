@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 
 class TransformerMapper(nn.Module):

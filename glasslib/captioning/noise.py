@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 
 def add_gaussian_noise(embeddings: Tensor, *, noise_std: float, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from glasslib import runs
+from glasslib import results
 
 
 class RunFolder:
@@ -54,7 +54,7 @@ class RunFolder:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         content = io.BytesIO()
         torch.save({**state, "described": json.dumps(self._described)}, content)
-        runs.write_bytes_atomic(self.folder / "checkpoint.pt", content.getvalue())
+        results.write_bytes_atomic(self.folder / "checkpoint.pt", content.getvalue())
 
     def lines(self) -> list[dict[str, Any]]:
         """The log; a last line cut short by a kill is not counted."""
@@ -64,4 +64,4 @@ class RunFolder:
 
     def _write_log(self, lines: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        runs.write_bytes_atomic(self.folder / "log.jsonl", text.encode())
+        results.write_bytes_atomic(self.folder / "log.jsonl", text.encode())

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from glasslib import runs
+from glasslib import results
 from glasslib.captioning.corpus import Corpus, identity
 from glasslib.captioning.layouts import Caption
 
@@ -53,7 +53,7 @@ def embed_corpus(
         corpus: any length.
         embedder: an `Embedder` with `embed_texts(texts, truncate=...)`.
         root: where the folders of all corpora lie; this one gets its own.
-        clip_sha256: of the CLIP's weights, such as `runs.sha256_file` gives.
+        clip_sha256: of the CLIP's weights, such as `results.sha256_file` gives.
         dtype: "float16" or "float32" on disk.
         truncate: cut captions longer than CLIP's context instead of refusing them.
         shard_size: captions in a shard; a stop loses at most one shard's work.
@@ -184,7 +184,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        runs.write_bytes_atomic(path, content)
+        results.write_bytes_atomic(path, content)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = "the disk is full" if full else error.strerror or str(error)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from glasslib.checks import check_shape, fuse_gelu, map_batches
 from glasslib.latents import Tokens
-from glasslib.tensors import check_shape, fuse_gelu, map_batches
 
 # CLIP-GLaSS's decoding, all of it: Gpt2Generator(model, tokenizer, **GLASS). The cut may fall inside a word.
 GLASS = {"context_length": 20, "prompt": "the picture of", "max_new_tokens": 30, "max_characters": 50, "stop": ()}

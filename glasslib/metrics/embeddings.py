@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib.tensors import check_shape
+from glasslib.checks import check_shape
 
 CLIP_SCORE_WEIGHT = 2.5
 CLIP_SCORE_PREFIX = "A photo depicts "

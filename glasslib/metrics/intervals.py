@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from glasslib import runs
-from glasslib.tensors import check_shape
+from glasslib import results
+from glasslib.checks import check_shape
 
 
 def share(hits: np.ndarray) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def share(hits: np.ndarray) -> dict[str, Any]:
     if hits.ndim != 1 or not hits.size or not np.isin(hits, (0, 1)).all():
         raise ValueError(f"hits must be a non-empty row of true and false, got shape {hits.shape}")
     interval = binomtest(int(hits.sum()), hits.size).proportion_ci(0.95, method="wilson")
-    return runs.metric(hits.mean(), n=hits.size, unit="share", ci=(interval.low, interval.high))
+    return results.metric(hits.mean(), n=hits.size, unit="share", ci=(interval.low, interval.high))
 
 
 def mean(values: np.ndarray, *, unit: str, rng: np.random.Generator, n_resamples: int = 2000) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def mean(values: np.ndarray, *, unit: str, rng: np.random.Generator, n_resamples
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise ValueError(f"values must be a non-empty row of finite numbers, got shape {values.shape}")
     if len(values) == 1 or np.ptp(values) == 0:
-        return runs.metric(values.mean(), n=len(values), unit=unit)
+        return results.metric(values.mean(), n=len(values), unit=unit)
     interval = bootstrap((values,), np.mean, n_resamples=n_resamples, method="percentile", rng=rng).confidence_interval
-    return runs.metric(values.mean(), n=len(values), unit=unit, ci=(interval.low, interval.high))
+    return results.metric(values.mean(), n=len(values), unit=unit, ci=(interval.low, interval.high))
 
 
 def repeated_share(hits: np.ndarray, *, rng: np.random.Generator) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def _with_interval(systems, combine, unit: str, *, rng: np.random.Generator, n_r
         raise ValueError("a paired comparison needs the same images in one order, got other ids; use evaluate_many")
     value = float(combine(np.stack([np.mean([seed.value for seed in system]) for system in systems])))
     if sizes[0] == 1:
-        return runs.metric(value, n=1, unit=unit)
+        return results.metric(value, n=1, unit=unit)
     drawn = combine(_resample(systems, rng=rng, n_resamples=n_resamples))
     if undefined := int((~np.isfinite(drawn)).sum()):
         raise ValueError(f"the value is undefined in {undefined} of {n_resamples} resamples; give more images")
-    return runs.metric(value, n=sizes[0], unit=unit, ci=np.percentile(drawn, [2.5, 97.5]))
+    return results.metric(value, n=sizes[0], unit=unit, ci=np.percentile(drawn, [2.5, 97.5]))
 
 
 def _resample(systems: list[list[CorpusMetric]], *, rng: np.random.Generator, n_resamples: int) -> np.ndarray:

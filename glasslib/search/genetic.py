@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from glasslib.checks import check_shape
 from glasslib.search.candidate import (
     Candidate,
     Turns,
@@ -16,7 +17,6 @@ from glasslib.search.candidate import (
 )
 from glasslib.search.operators import GLASS, Breeder, Operators
 from glasslib.search.selection import survive, tournament
-from glasslib.tensors import check_shape
 
 
 class GeneticSearch:

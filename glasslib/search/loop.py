@@ -11,8 +11,8 @@ from statistics import median
 import numpy as np
 import torch
 
+from glasslib.checks import map_batches
 from glasslib.search.record import Result, is_pareto, result_of, resume_from, save
-from glasslib.tensors import map_batches
 
 
 def run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from glasslib.embedding import ClipEmbedder
+from glasslib.clip.embedder import ClipEmbedder
 from glasslib.tinyworld import wording
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from glasslib.tensors import check_range, check_shape, map_batches
+from glasslib.checks import check_range, check_shape, map_batches
 from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES
 from glasslib.tinyworld.wording import Facts
 

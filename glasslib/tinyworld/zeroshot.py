@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib.embedding import ClipEmbedder
+from glasslib.clip.embedder import ClipEmbedder
 from glasslib.tinyworld.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scenes
 from glasslib.tinyworld.wording import PLACE_PHRASES, SHAPE_WORDS, TEXTURE_WORDS
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from glasslib.bench import capdec_fullsize
-from glasslib.captioning import decoding, published
+from glasslib.bench.references import capdec
+from glasslib.captioning import decoding
 
 
 def small_gpt():
@@ -65,8 +66,8 @@ def test_train_step_takes_turns_and_refuses_other_gradients(monkeypatch):
     rows = [row for repeat in range(2) for row in capdec_fullsize.measure(part="train_step", repeat=repeat)]
     assert ways(rows) == (["ours", "published"] * 2, {1}, True)
     capdec_fullsize.train_step.cache_clear()
-    right = published.loss
-    monkeypatch.setattr(published, "loss", lambda *given: 1.01 * right(*given))
+    right = capdec.loss
+    monkeypatch.setattr(capdec, "loss", lambda *given: 1.01 * right(*given))
     with pytest.raises(RuntimeError, match="train_step: ours must equal the published way within 0.0001, differs by"):
         capdec_fullsize.measure(part="train_step", repeat=0)
 

@@ -11,7 +11,7 @@ from glasslib.bench import capdec_transfer as transfer
 from glasslib.bench import capdec_transfer_tables as tables
 from glasslib.bench.capdec_transfer_tables import Trial
 from glasslib.tinyworld import captions, faithfulness
-from glasslib.tinyworld.train.said import said
+from glasslib.tinyworld.recipes.said import said
 from glasslib.tinyworld.wording import REGISTERS
 
 CACHED = (transfer.styled_scenes, transfer.held_out, transfer.variance, home.spoken, home.pictures)
@@ -130,7 +130,7 @@ def test_the_tables_say_what_the_captions_were(small, monkeypatch):
         for domain in arm.tried_on:
             mute = name == "romantic_alone"  # a captioner that never learned its register
             rows += spoken(name, domain, "neutral" if mute else arm.register, wrong=2 if name == "neon" else 0)
-    found, written = transfer.results(rows)
+    found, written = transfer.scored(rows)
     assert found["style.classifier"]["value"] == 1 and found["style.classifier"]["n"] == 120
     assert found["style.romantic"]["value"] == found["style.humorous"]["value"] == 1
     assert found["style.romantic_alone"]["value"] == 0

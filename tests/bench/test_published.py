@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib import towers
-from glasslib.bench import contests, fullsize, published_biggan, published_glass
+from glasslib.bench import contests, fullsize
 from glasslib.bench.parity import golden_biggan
-from glasslib.embedding import ClipEmbedder
+from glasslib.bench.references import biggan, glass
+from glasslib.clip import fast
+from glasslib.clip.embedder import ClipEmbedder
 from glasslib.generators import gpt2
-from glasslib.generators.biggan_networks import GeneratorNetwork, fold_spectral_norm
+from glasslib.generators.biggan.networks import GeneratorNetwork, fold_spectral_norm
 from glasslib.tinyworld import models
 
 
@@ -17,7 +18,7 @@ from glasslib.tinyworld import models
 @torch.no_grad()
 def test_plain_biggan_equals_the_golden_images(truncation, value):
     config, weights, values = golden_biggan()
-    images = published_biggan.generate(weights, config, values["z"], values["class_vector"], truncation)
+    images = biggan.generate(weights, config, values["z"], values["class_vector"], truncation)
     assert contests.deviation(images, values[value]) <= 1e-4
 
 
@@ -27,7 +28,7 @@ def test_spectral_state_is_folded_into_weights_of_norm_one():
     torch.manual_seed(0)
     network = GeneratorNetwork(**config)
     rng = torch.Generator().manual_seed(0)
-    folded = fold_spectral_norm(published_biggan.spectral_state(network.state_dict(), n_iterations=50, rng=rng))
+    folded = fold_spectral_norm(biggan.spectral_state(network.state_dict(), n_iterations=50, rng=rng))
     assert folded.keys() == network.state_dict().keys()
     weight = folded["generator.layers.0.conv_1.weight"]
     assert float(torch.linalg.matrix_norm(weight.flatten(1), 2)) == pytest.approx(1, abs=1e-3)
@@ -66,7 +67,7 @@ def test_a_contest_gives_a_row_a_way_and_ratios_of_medians(monkeypatch):
 
 def test_earlier_rows_come_back_as_they_were_measured(monkeypatch, tmp_path):
     monkeypatch.setitem(contests.CONTESTS, "toy", toy)
-    monkeypatch.setattr(fullsize.runs, "REPO", tmp_path)
+    monkeypatch.setattr(fullsize.results, "REPO", tmp_path)
     assert fullsize.earlier_rows() == {}
     rows = fullsize.measure("toy", repetitions=2)
     fullsize.write(fullsize.FOLDER, {}, fullsize.ratios(rows), {"seconds": rows})
@@ -103,20 +104,20 @@ def clip():
 @torch.no_grad()
 def test_plain_clip_equals_ours(clip):
     images = torch.rand(3, 3, 50, 50, generator=torch.Generator().manual_seed(0))
-    plain = published_glass.embed_images(clip._model, images)
+    plain = glass.embed_images(clip._model, images)
     assert contests.deviation(clip.embed_images(images), plain) <= 1e-4
     texts = ["a red star", "a large blue ring on a dark background", "a green heart at the top"]
-    plain = published_glass.embed_texts(clip._model, clip._tokenizer, texts)
+    plain = glass.embed_texts(clip._model, clip._tokenizer, texts)
     assert contests.deviation(clip.embed_texts(texts), plain) <= 1e-4
 
 
 def test_the_plain_clip_has_its_own_activation_back_and_the_same_weights():
     from open_clip.transformer import QuickGELU
 
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), towers.InPlaceQuickGELU(), torch.nn.BatchNorm1d(2))
-    plain = published_glass.as_published(model)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), fast.InPlaceQuickGELU(), torch.nn.BatchNorm1d(2))
+    plain = glass.as_published(model)
     assert [type(layer) for layer in plain] == [torch.nn.Linear, QuickGELU, torch.nn.BatchNorm1d]
-    assert type(model[1]) is towers.InPlaceQuickGELU
+    assert type(model[1]) is fast.InPlaceQuickGELU
     assert plain[0].weight is model[0].weight and plain[2].running_mean is model[2].running_mean
 
 
@@ -124,7 +125,7 @@ def test_plain_writing_equals_ours():
     model, tokenizer = gpt2.load(models.WEIGHTS / "gpt2")
     ours = gpt2.Gpt2Generator(model, tokenizer, **gpt2.GLASS)
     contexts = torch.as_tensor(ours.latent_space.sample(30, rng=np.random.default_rng(0))).long()
-    texts = published_glass.write(model, tokenizer, contexts)
+    texts = glass.write(model, tokenizer, contexts)
     # the tiny tokenizer decodes a space before the end-of-text that is cut off; GPT-2's own does not
     assert [text.rstrip() for text in texts] == [text.rstrip() for text in ours(contexts)] and len(set(texts)) > 5
     assert max(map(len, texts)) == 50

@@ -65,6 +65,6 @@ def embeddings():
 @pytest.fixture(scope="session")
 def published():
     """The published code, retold."""
-    from glasslib.captioning import published
+    from glasslib.bench.references import capdec
 
-    return published
+    return capdec

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glasslib.captioning import memory
+from glasslib.bench import rss
 from glasslib.captioning.corpus import Corpus
 from glasslib.captioning.layouts import Caption
 from glasslib.captioning.store import EmbeddingStore, embed_corpus
@@ -207,5 +207,5 @@ def test_reads_no_further_ahead_than_a_shard(tmp_path):
 
 
 def test_peak_growth_sees_memory_that_is_given_back():
-    kept, growth = memory.peak_growth_mb(lambda: [float(np.ones(int(1e7)).sum()) for _ in range(5)], interval_s=0.002)
+    kept, growth = rss.peak_growth_mb(lambda: [float(np.ones(int(1e7)).sum()) for _ in range(5)], interval_s=0.002)
     assert kept == [1e7] * 5 and 60 < growth < 200  # 80 MB at a time

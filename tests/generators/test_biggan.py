@@ -13,9 +13,9 @@ from pytorch_pretrained_biggan.model import BigGANBatchNorm
 
 from glasslib.bench.contests import deviation
 from glasslib.bench.parity import biggan_package, golden_biggan
-from glasslib.generators.biggan import BigGANGenerator, class_weights
-from glasslib.generators.biggan_layers import BatchNorm, RGBConv, UpConv, rows_at
-from glasslib.generators.biggan_networks import (
+from glasslib.generators.biggan.generator import BigGANGenerator, class_weights
+from glasslib.generators.biggan.layers import BatchNorm, RGBConv, UpConv, rows_at
+from glasslib.generators.biggan.networks import (
     GeneratorNetwork,
     add_spectral_norm,
     fold_spectral_norm,

@@ -14,8 +14,8 @@ from glasslib.generators import gpt2  # noqa: E402
 from glasslib.generators.gpt2 import Gpt2Generator  # noqa: E402
 from glasslib.tinyworld import captions  # noqa: E402
 from glasslib.tinyworld.models import WEIGHTS  # noqa: E402
-from glasslib.tinyworld.train import gpt2 as recipe  # noqa: E402
-from glasslib.tinyworld.train import gpt2_text  # noqa: E402
+from glasslib.tinyworld.recipes import gpt2 as recipe  # noqa: E402
+from glasslib.tinyworld.recipes import gpt2_text  # noqa: E402
 
 END = "<|endoftext|>"
 TINY = WEIGHTS / "gpt2"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib.bench import published_stylegan2
 from glasslib.bench.contests import deviation
 from glasslib.bench.parity import GOLDEN
 from glasslib.bench.parity import golden_stylegan2 as golden
-from glasslib.generators.stylegan2 import StyleGAN2Generator
-from glasslib.generators.stylegan2_layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample, shrink_kernel
-from glasslib.generators.stylegan2_networks import Discriminator, GeneratorNetwork
+from glasslib.bench.references import stylegan2
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator
+from glasslib.generators.stylegan2.layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample, shrink_kernel
+from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
 CONFIGURATIONS = ("skip_res64", "cond_res32")
 TOLERANCE = 1e-4  # of the reference's standard deviation
@@ -270,7 +270,7 @@ def test_bad_images_are_refused(images, message):
 def test_published_computation_gives_the_same_pictures():
     generator, _, values = golden("skip_res64")
     for resolution in (16, 64):
-        published = published_stylegan2.generate(generator, values["z"], resolution=resolution)
+        published = stylegan2.generate(generator, values["z"], resolution=resolution)
         assert deviation(generator(values["z"], resolution=resolution), published) <= TOLERANCE
 
 
@@ -372,6 +372,6 @@ def test_damaged_and_mismatched_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is a folder and holds only G_ema"):
         StyleGAN2Generator.load(tmp_path, which="G")
     with pytest.raises(
-        ValueError, match="generator.safetensors must be a file of .*stylegan2_files, and has no config"
+        ValueError, match="generator.safetensors must be a file of .*stylegan2.snapshots, and has no config"
     ):
         StyleGAN2Generator.load(weights)

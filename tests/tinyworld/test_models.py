@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image  # noqa: F401  (Pillow must import: open_clip's transforms need it)
 
-from glasslib import runs
+from glasslib import results
 from glasslib.tinyworld import captions, models, oracle, scenes, tokenizer, wording, zeroshot
 from glasslib.tinyworld.models import WEIGHTS
 
@@ -34,7 +34,7 @@ def test_cards_name_the_files_they_describe(card):
     content = json.loads(card.read_text())
     assert {"recipe", "seed", "steps", "data", "wall_time_s", "held_out", "sha256"} <= set(content)
     weights = sorted(card.parent.glob("*.safetensors"))
-    assert weights and content["sha256"] == {file.name: runs.sha256_file(file) for file in weights}
+    assert weights and content["sha256"] == {file.name: results.sha256_file(file) for file in weights}
 
 
 def test_all_weights_together_stay_small():

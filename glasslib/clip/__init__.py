@@ -1,0 +1,1 @@
+"""CLIP as an embedder: pictures and texts to unit vectors of one space."""

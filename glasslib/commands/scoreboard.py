@@ -1,0 +1,84 @@
+"""One flat table of every number the project claims, assembled from results/ and quoted in the README.
+
+In the README a number stands between markers, `<!-- score:clip.colour -->0.991<!-- /score -->`, and is filled in from
+the table. `score:clip.colour:ci` gives the interval, `:n` the count, `:all` the three together.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from glasslib.results import REPO, write_bytes_atomic, write_json_atomic
+
+MARKER = re.compile(r"<!-- score:(?P<id>[a-z0-9_.]+)(?::(?P<part>[a-z]+))? -->(?P<text>[^<]*)<!-- /score -->")
+
+
+def assemble_scoreboard(results: Path = REPO / "results") -> dict[str, dict[str, Any]]:
+    """Return id -> value, n, ci, unit and source, from every results/*/metrics.json.
+
+    Raises:
+        ValueError: two folders give the same id.
+    """
+    board: dict[str, dict[str, Any]] = {}
+    for path in sorted(results.glob("*/metrics.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for name, entry in content["metrics"].items():
+            if name in board:
+                raise ValueError(
+                    f"{name} is measured twice, by {board[name]['source']} and by {content['source']}: "
+                    f"rename one of them, or delete the stale {path.parent.name}/ under results/"
+                )
+            board[name] = {**entry, "source": content["source"]}
+    return dict(sorted(board.items()))
+
+
+def read_scoreboard(results: Path = REPO / "results") -> dict[str, dict[str, Any]]:
+    """Return the table as it was last written."""
+    return json.loads((results / "scoreboard.json").read_text(encoding="utf-8"))
+
+
+def fill_readme(text: str, board: dict[str, dict[str, Any]]) -> str:
+    """Return `text` with every marked number replaced by the scoreboard's.
+
+    Raises:
+        ValueError: a marker names an id or a part that the scoreboard lacks, or is not closed.
+    """
+    if (opened := text.count("<!-- score:")) != (whole := len(MARKER.findall(text))):
+        raise ValueError(
+            f"the text opens {opened} score markers but {whole} are well formed; "
+            "write <!-- score:some.id --> <!-- /score -->, with no < between"
+        )
+    return MARKER.sub(lambda match: _filled(match, board), text)
+
+
+def _filled(match: re.Match[str], board: dict[str, dict[str, Any]]) -> str:
+    if match["id"] not in board:
+        there = ", ".join(board) or "nothing: run make figures"
+        raise ValueError(f"no {match['id']} in the scoreboard; it has {there}")
+    entry = board[match["id"]]
+    interval = "[{}, {}]".format(*map(_number, entry["ci"])) if entry["ci"] else ""
+    value, n = _number(entry["value"]), f"{entry['n']:,}"
+    parts = {None: value, "ci": interval, "n": n, "all": f"{value} {interval} (n = {n})".replace("  ", " ")}
+    if match["part"] not in parts:
+        raise ValueError(f"score:{match['id']} has no part {match['part']!r}; take ci, n or all, or leave it out")
+    opening, _, closing = match[0].partition(f"-->{match['text']}<!--")
+    return f"{opening}-->{parts[match['part']]}<!--{closing}"
+
+
+def _number(value: float) -> str:
+    """Three decimals below 10, one below 100, none above: what a reader can use."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def main() -> None:
+    """Write results/scoreboard.json and fill the README from it."""
+    board = assemble_scoreboard(REPO / "results")
+    write_json_atomic(REPO / "results" / "scoreboard.json", board)
+    readme = REPO / "README.md"
+    write_bytes_atomic(readme, fill_readme(readme.read_text(encoding="utf-8"), board).encode())
+    print(f"results/scoreboard.json holds {len(board)} numbers; README.md quotes them")
+
+
+if __name__ == "__main__":
+    main()

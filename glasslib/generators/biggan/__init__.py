@@ -1,0 +1,1 @@
+"""BigGAN-deep: what search sees of it, its networks and their layers."""

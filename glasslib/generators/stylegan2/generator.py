@@ -1,0 +1,234 @@
+"""StyleGAN2 as search sees it: latents to pictures, and pictures to how real the discriminator finds them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from glasslib.checks import check_range, check_shape, map_batches
+from glasslib.generators.stylegan2.networks import NOISE_MODES, Discriminator, GeneratorNetwork
+from glasslib.latents import Normal
+from glasslib.results import write_bytes_atomic, write_json_atomic
+
+# What the minibatch standard deviation of a single image is: sqrt(0 + 1e-8).
+ALONE = 1e-4
+PACKED = "glasslib.stylegan2"  # where a file of three networks keeps its config
+
+
+class StyleGAN2Generator:
+    """z in the box [-10, 10] -> pictures, with constant noise unless asked otherwise, so that a score repeats.
+
+    Args:
+        generator: the averaged ("EMA") network.
+        discriminator: its opponent, for `realism`; None if there is none.
+        config: {"generator": ..., "discriminator": ...}, the networks' constructor arguments, for `save`.
+        truncation_psi: 1 is the whole distribution, less is nearer to the average picture.
+        noise_mode: "const", "none", or "random" (then every call differs, and `rng` is needed).
+        label: (c_dim,) the class all pictures belong to; only for class-conditional networks.
+        batch_size: pictures at once; fewer need less memory and give the same pictures.
+        render_size: pixels of the pictures; None is the network's own size. With a smaller power of two no layer is
+            computed larger than that, which is much faster and gives about the picture scaled down: for scoring
+            candidates, of which `at_full_size` then renders the winners.
+        rng: for noise_mode "random", on the networks' device.
+
+    Source:
+        Karras et al. 2020, https://arxiv.org/abs/1912.04958; box and use as in CLIP-GLaSS, https://arxiv.org/abs/2102.01645.
+    """
+
+    def __init__(
+        self, generator: GeneratorNetwork, discriminator: Discriminator | None, *, config: dict,
+        truncation_psi: float = 1.0, noise_mode: str = "const", label: Tensor | None = None, batch_size: int = 64,
+        render_size: int | None = None, rng: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode must be one of {NOISE_MODES}, got {noise_mode!r}")
+        if noise_mode == "random" and rng is None:
+            raise ValueError("noise_mode='random' needs rng=torch.Generator(), got None")
+        if generator.c_dim and label is None:
+            raise ValueError(f"this network is class-conditional: pass label of shape ({generator.c_dim},), got None")
+        if label is not None:
+            check_shape(label, "label", str(generator.c_dim))
+        if render_size is not None and render_size not in generator.synthesis.resolutions:
+            raise ValueError(f"render_size must be one of {generator.synthesis.resolutions}, got {render_size}")
+        self.latent_space = Normal(dim=generator.z_dim)
+        self.image_size = render_size or generator.img_resolution
+        self.truncation_psi, self.noise_mode, self.batch_size = truncation_psi, noise_mode, batch_size
+        self._generator = generator.eval().requires_grad_(False)
+        self._discriminator = None if discriminator is None else discriminator.eval().requires_grad_(False)
+        self._config, self._label, self._rng = config, label, rng
+
+    def __call__(self, latents: Tensor | np.ndarray) -> Tensor:
+        """(n, dim) -> (n, 3, h, w) RGB in [0, 1]; differentiable. Any float type; taken to the networks' device."""
+        check_shape(latents, "latents", f"n {self.latent_space.dim}")
+        z = self._like_weights(latents)
+        if not torch.isfinite(z).all():
+            raise ValueError(f"latents must be finite, got {int((~torch.isfinite(z)).sum())} bad of {z.numel()} values")
+        return map_batches(self._render, z, batch_size=self.batch_size)
+
+    def realism(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) RGB in [0, 1], of the network's size -> (n,) discriminator logits, higher is more real.
+
+        The discriminator compares the pictures of a batch (minibatch standard deviation), so its logits depend on the
+        company. Here every picture is a group of its own: the value does not change with batch or order. The price is
+        that all pictures look as alike as copies, which lowers all logits together.
+
+        Raises:
+            RuntimeError: there is no discriminator, or this generator renders at a smaller size than it reads.
+        """
+        if self._discriminator is None:
+            raise RuntimeError("realism needs a discriminator, got None; load one beside the generator")
+        size = self._generator.img_resolution
+        if self.image_size != size:
+            raise RuntimeError(
+                f"realism needs pictures of {size} pixels, and this generator renders {self.image_size}; "
+                f"use at_full_size(), or leave render_size out"
+            )
+        check_shape(images, "images", f"n 3 {size} {size}")
+        check_range(images, "images", 0.0, 1.0)
+        return map_batches(self._judge, self._like_weights(images), batch_size=self.batch_size)
+
+    def truncated(self, psi: float) -> StyleGAN2Generator:
+        """Return a generator with the same networks and options but truncation psi."""
+        other = copy.copy(self)
+        other.truncation_psi = psi
+        return other
+
+    def at_full_size(self) -> StyleGAN2Generator:
+        """Return a generator with the same networks and options that renders at the network's own size."""
+        full = copy.copy(self)
+        full.image_size = self._generator.img_resolution
+        return full
+
+    def to(self, device: torch.device | str) -> StyleGAN2Generator:
+        """Move the networks, in place."""
+        for network in (self._generator, self._discriminator):
+            if network is not None:
+                network.to(device)
+        return self
+
+    def save(self, directory: str | Path) -> None:
+        """Write a folder that `load` reads."""
+        save_networks(Path(directory), self._generator, self._discriminator, config=self._config)
+
+    @classmethod
+    def load(cls, path: str | Path, *, which: str = "G_ema", **options) -> StyleGAN2Generator:
+        """Read a folder that `save` wrote, or a file that snapshots.convert wrote.
+
+        Args:
+            path: a folder with generator.safetensors, discriminator.safetensors (unless the config has none) and
+                config.json, or one .safetensors file.
+            which: "G_ema", the averaged generator, or "G", the raw one, which CLIP-GLaSS used; only a file has both.
+            options: the constructor's keywords but `config`.
+
+        Raises:
+            FileNotFoundError: no such folder or file, or a file of the folder is missing.
+            ValueError: a damaged file, weights that do not fit the config, or a folder and "G"; nothing is loaded in
+                part.
+        """
+        if which not in ("G", "G_ema"):
+            raise ValueError(f"which must be 'G' or 'G_ema', got {which!r}")
+        directory = Path(path)
+        if directory.is_file():
+            generator, discriminator, config = _unpack_networks(directory, which)
+            return cls(generator, discriminator, config=config, **options)
+        if which == "G":
+            raise ValueError(f"{path} is a folder and holds only G_ema; the raw G is in files of snapshots.convert")
+        config = _read_config(directory / "config.json")
+        generator = _build(GeneratorNetwork, config, "generator", directory)
+        has_discriminator = config.get("discriminator") is not None
+        discriminator = _build(Discriminator, config, "discriminator", directory) if has_discriminator else None
+        return cls(generator, discriminator, config=config, **options)
+
+    def _like_weights(self, x: Tensor | np.ndarray) -> Tensor:
+        return torch.as_tensor(x).to(self._generator.synthesis.b4.const)
+
+    def _labels(self, n: int) -> Tensor | None:
+        return None if self._label is None else self._like_weights(self._label).expand(n, -1)
+
+    def _render(self, z: Tensor) -> Tensor:
+        images = self._generator(
+            z, self._labels(len(z)), truncation_psi=self.truncation_psi, noise_mode=self.noise_mode, rng=self._rng,
+            resolution=self.image_size,
+        )  # fmt: skip
+        return images.add(1).div(2).clamp(0, 1)
+
+    def _judge(self, images: Tensor) -> Tensor:
+        return self._discriminator(images * 2 - 1, self._labels(len(images)), minibatch_std=ALONE)[:, 0]
+
+
+def save_networks(
+    directory: Path, generator: GeneratorNetwork, discriminator: Discriminator | None, *, config: dict
+) -> None:
+    """Write generator.safetensors, discriminator.safetensors and config.json into `directory`, each atomically."""
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if network is not None:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+            write_bytes_atomic(directory / f"{name}.safetensors", safetensors.torch.save(tensors))
+    write_json_atomic(directory / "config.json", config)
+
+
+def pack_networks(path: Path, networks: Mapping[str, nn.Module], *, config: dict) -> None:
+    """Write "G", "G_ema" and "D" and their config into one safetensors file, atomically."""
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    write_bytes_atomic(path, safetensors.torch.save(tensors, metadata={PACKED: json.dumps(config)}))
+
+
+def _unpack_networks(path: Path, which: str) -> tuple[GeneratorNetwork, Discriminator, dict]:
+    """Give the networks of one file and their config; only the parts asked for are read."""
+    built = []
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get(PACKED, "null"))
+            if not isinstance(config, dict) or not {"generator", "discriminator"} <= config.keys():
+                raise ValueError(f"{path} must be a file of glasslib.generators.stylegan2.snapshots, and has no config")
+            for name, network, part in ((which, GeneratorNetwork, "generator"), ("D", Discriminator, "discriminator")):
+                keys = [key for key in file.keys() if key.startswith(f"{name}.")]
+                tensors = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
+                built.append(_filled(network, config[part], tensors, misfit=f"{path} does not fit its own config"))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or convert it again") from error
+    return built[0], built[1], config
+
+
+def _read_config(path: Path) -> dict:
+    if not path.exists():
+        raise FileNotFoundError(f"no StyleGAN2 weights at {path.parent}; run: make tinyworld")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}; write it again with StyleGAN2Generator.save") from error
+    if not isinstance(config, dict) or "generator" not in config:
+        raise ValueError(f"{path} must hold the key 'generator', got {config!r:.80}")
+    return config
+
+
+def _build(network: type[nn.Module], config: dict, name: str, directory: Path) -> nn.Module:
+    """A network of `config[name]` with the weights of `name`.safetensors, all of them and no others."""
+    path = directory / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"no {name} at {path}; run: make tinyworld")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or download it again") from error
+    return _filled(network, config[name], tensors, misfit=f"{path} does not fit config.json")
+
+
+def _filled(network: type[nn.Module], arguments: dict, tensors: dict[str, Tensor], *, misfit: str) -> nn.Module:
+    built = network(**arguments)
+    try:
+        built.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{misfit}; use the files that belong together. {error}") from error
+    return built
