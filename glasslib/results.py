@@ -1,5 +1,6 @@
 """What every run needs: the repository root, a device, versions, hashes, and results and cards written atomically."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -180,6 +181,53 @@ def _csv(name: str, table: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[A
         where = f"table {name!r}, row {number}"
         writer.writerow({key: _field(value, where=f"{where}, {key}") for key, value in row.items()})
     return text.getvalue().encode()
+
+
+def read_table(path: str | Path) -> list[dict[str, str | int | float | None]]:
+    """Return the rows of a csv that `write_results` wrote, as they were given to it.
+
+    A column whose every filled field is a number, or every one True or False, is converted; any other holds strings.
+    An empty field is None.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: no header, a row that is longer or shorter than it, or a name twice in it.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if not header or len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
+        raise ValueError(
+            f"{path} must be a csv with one header of different names and rows of its length; make it anew"
+        )
+    columns = [_converted(column) for column in zip(*rows, strict=True)]
+    return [dict(zip(header, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _converted(column: Sequence[str]) -> list[str | int | float | None]:
+    for parse in ({"True": True, "False": False}.__getitem__, _number):
+        with contextlib.suppress(KeyError, ValueError):
+            return [parse(field) if field else None for field in column]
+    return [field or None for field in column]
+
+
+def _number(field: str) -> int | float:
+    """Return the number that is written as `field`; ValueError if none is (007, 1_000 and nan are not)."""
+    number = int(field) if field.lstrip("-").isdecimal() else float(field)
+    if repr(number) != field or not math.isfinite(number):
+        raise ValueError(field)
+    return number
+
+
+def show(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print metrics as a table: id, value, 95 % interval, n, unit."""
+    rows = [("id", "value", "95 % interval", "n", "unit")]
+    for name, entry in metrics.items():
+        interval = "" if entry["ci"] is None else "[{:.3f}, {:.3f}]".format(*entry["ci"])
+        rows.append((name, f"{entry['value']:.3f}", interval, f"{entry['n']:,}", entry["unit"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        fields = [f"{field:{side}{width}}" for field, side, width in zip(row, "<><><", widths, strict=True)]
+        print("  ".join(fields).rstrip())
 
 
 def _field(value: Any, *, where: str) -> str | int | float | None:

@@ -57,6 +57,53 @@ def test_same_results_are_the_same_bytes(tmp_path):
     assert bytes_in(write(tmp_path / "first")) == bytes_in(write(tmp_path / "second"))
 
 
+ROWS = [
+    {"caption": "7", "score": 0.1, "seed": 0, "colour": True, "named": None, "hash": "007", "mixed": 1},
+    {
+        "caption": "a red star, left",
+        "score": -1e-05,
+        "seed": -2,
+        "colour": False,
+        "named": 3,
+        "hash": "010",
+        "mixed": 0.5,
+    },
+]
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    write(tmp_path, tables={"rows": ROWS})
+    read = results.read_table(tmp_path / "rows.csv")
+    assert read == ROWS
+    assert [[type(value) for value in row.values()] for row in read] == [
+        [str, float, int, bool, type(None), str, int],
+        [str, float, int, bool, int, str, float],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a,a\n1,2\n", "a,b\n1\n", "a\n1,2\n"])
+def test_what_is_no_table_is_refused(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match="t.csv must be a csv with one header"):
+        results.read_table(tmp_path / "t.csv")
+    with pytest.raises(FileNotFoundError):
+        results.read_table(tmp_path / "none.csv")
+
+
+def test_shown_metrics_are_aligned(capsys):
+    results.show({
+        "clip.colour": METRIC,
+        "gpt2.perplexity": results.metric(58.1666, n=1000, unit="perplexity"),
+        "d.in": results.metric(-0.04, n=15, unit="difference", ci=[-0.1, 0]),
+    })  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [
+        "id                value  95 % interval        n  unit",
+        "clip.colour       0.500  [0.200, 0.800]      10  share",
+        "gpt2.perplexity  58.167                   1,000  perplexity",
+        "d.in             -0.040  [-0.100, 0.000]     15  difference",
+    ]
+
+
 def test_relative_results_dir_starts_at_the_repository_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(tmp_path / "there", results.REPO)
