@@ -1,10 +1,7 @@
 """The loop ask, evaluate, tell, with what long runs need: batches, progress, history, checkpoints, early stop."""
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +9,7 @@ import numpy as np
 import torch
 
 from glasslib.checks import map_batches
+from glasslib.search.interrupts import Interrupted, WholeSteps, message
 from glasslib.search.record import Result, is_pareto, result_of, resume_from, save
 
 
@@ -30,8 +28,9 @@ def run(
 ) -> Result:
     """Run a search until it has seen `n_generations` generations, earlier ones included.
 
-    Ctrl-C ends the run and returns what was found; calling `run` again with the same search goes on. An error in
-    `evaluate`, or scores that are refused, passes through with the attribute `result`, so that nothing found is lost.
+    Ctrl-C, at any instant, leaves the search and its checkpoint whole and raises Interrupted with the attribute
+    `result`; calling `run` again with the same search goes on. An error in `evaluate`, or scores that are refused,
+    passes through with the same attribute, so that nothing found is lost.
 
     Args:
         search: a Search or ParetoSearch.
@@ -47,40 +46,46 @@ def run(
         progress: show a bar.
 
     Raises:
+        Interrupted: a KeyboardInterrupt, see above.
         FileExistsError: `checkpoint` is there and resume is False.
     """
     if patience is not None and is_pareto(search):
         raise ValueError("patience needs a search with one best, got one with a front; stop it by callback")
     path = None if checkpoint is None else Path(checkpoint)
-    history = resume_from(path, search, rngs) if resume and path is not None and path.is_file() else []
     if path is not None and path.is_file() and not resume:
         raise FileExistsError(f"{path} holds an earlier run; pass resume=True to go on with it, or delete it")
+    history: list[dict] = []
+    stopped = ""
 
-    clock = _Clock(history)
-    bar = _bar(search.generation, n_generations, progress)
-    stopped = "finished"
+    def generation(x: np.ndarray, scores: np.ndarray, clock: _Clock) -> None:
+        search.tell(x, scores)
+        history.append(_row(search, scores, clock))
+        if path is not None:
+            save(path, search, rngs, history)
+
     try:
-        while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
-            x = _ask(search)
-            scores = _as_array(evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size))
-            with _uninterrupted():
-                search.tell(x, scores)
-                history.append(_row(search, scores, clock))
-                if path is not None:
-                    save(path, search, rngs, history)
-            _advance(bar, history[-1])
-            if callback is not None and callback(search, history[-1]):
-                stopped = "callback"
-                break
+        with WholeSteps() as whole:
+            if path is not None and path.is_file():
+                whole(lambda: history.extend(resume_from(path, search, rngs)))
+            clock = _Clock(history)
+            with _bar(search.generation, n_generations, progress) as bar:
+                while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
+                    x = whole(_ask, search)
+                    scores = evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size)
+                    whole(generation, x, _as_array(scores), clock)
+                    _advance(bar, history[-1])
+                    if callback is not None and callback(search, history[-1]):
+                        return result_of(search, history, "callback")
+                return result_of(search, history, stopped or "finished")
     except KeyboardInterrupt:
-        stopped = "interrupted"
+        result = result_of(search, history, "interrupted")
+        found = result.best is not None
+        text = message(search.generation, n_generations, found=found, checkpoint=path, resume=resume)
+        raise Interrupted(text, result) from None
     except Exception as error:
         error.result = result_of(search, history, "failed")
         error.add_note(_note(error.result, search.generation, path))
         raise
-    finally:
-        bar.close()
-    return result_of(search, history, stopped or "finished")
 
 
 def run_many(
@@ -92,8 +97,8 @@ def run_many(
 ) -> list[Result]:
     """Run many searches in lock step, all their candidates in one call of `evaluate` a generation.
 
-    Each search runs as it would alone. One that ends early drops out. Ctrl-C and errors as in `run`; after an error
-    the attribute `result` is the list.
+    Each search runs as it would alone. One that ends early drops out. Ctrl-C and errors as in `run`; the attribute
+    `result` is then the list.
 
     Args:
         searches: of one number of variables and objectives; population sizes may differ.
@@ -105,36 +110,40 @@ def run_many(
         A Result per search, in their order.
     """
     histories: list[list[dict]] = [[] for _ in searches]
-    reasons = ["finished"] * len(searches)
+    reasons = [""] * len(searches)
     clock = _Clock([])
-    bar = _bar(min((search.generation for search in searches), default=n_generations), n_generations, progress)
 
-    def results(stopped: str | None = None) -> list[Result]:
-        return [result_of(*each[:2], stopped or each[2]) for each in zip(searches, histories, reasons, strict=True)]
+    def results(stopped: str) -> list[Result]:
+        ends = [reason or stopped for reason in reasons]
+        return [result_of(*each) for each in zip(searches, histories, ends, strict=True)]
+
+    def generation(live: list[int], asked: list[np.ndarray], scores: np.ndarray, owner: np.ndarray) -> None:
+        for i, x in zip(live, asked, strict=True):
+            searches[i].tell(x, scores[owner == i])
+            histories[i].append(_row(searches[i], scores[owner == i], clock))
 
     try:
-        while True:
-            reasons = [_reason(search, [], None) or "finished" for search in searches]
-            live = [i for i, s in enumerate(searches) if s.generation < n_generations and reasons[i] == "finished"]
-            if not live:
-                return results()
-            asked = [_ask(searches[i]) for i in live]
-            owner = np.repeat(live, [len(x) for x in asked])
-            scores = _as_array(evaluate(np.concatenate(asked), owner))
-            if len(scores) != len(owner):
-                raise ValueError(f"scores must have {len(owner)} rows, one per row of x, got {len(scores)}")
-            with _uninterrupted():
-                for i, x in zip(live, asked, strict=True):
-                    searches[i].tell(x, scores[owner == i])
-                    histories[i].append(_row(searches[i], scores[owner == i], clock))
-            _advance(bar, {})
+        n_before = min((search.generation for search in searches), default=n_generations)
+        with WholeSteps() as whole, _bar(n_before, n_generations, progress) as bar:
+            while True:
+                reasons[:] = [_reason(search, [], None) for search in searches]
+                live = [i for i, s in enumerate(searches) if s.generation < n_generations and not reasons[i]]
+                if not live:
+                    return results("finished")
+                asked = whole(lambda live=live: [_ask(searches[i]) for i in live])
+                owner = np.repeat(live, [len(x) for x in asked])
+                scores = _as_array(evaluate(np.concatenate(asked), owner))
+                if len(scores) != len(owner):
+                    raise ValueError(f"scores must have {len(owner)} rows, one per row of x, got {len(scores)}")
+                whole(generation, live, asked, scores, owner)
+                _advance(bar, {})
     except KeyboardInterrupt:
-        return results("interrupted")
+        n_done, found = max((search.generation for search in searches), default=0), results("interrupted")
+        text = message(n_done, n_generations, found=any(each.best is not None for each in found))
+        raise Interrupted(text, found) from None
     except Exception as error:
         error.result = results("failed")
         raise
-    finally:
-        bar.close()
 
 
 class _Clock:
@@ -147,26 +156,9 @@ class _Clock:
         return round(time.perf_counter() - self._start, 3)
 
 
-@contextmanager
-def _uninterrupted():
-    """Put Ctrl-C off to the end of the block, so that a search is never left between two states."""
-    if threading.current_thread() is not threading.main_thread():  # there no signal arrives, and none may be set
-        yield
-        return
-    arrived = []
-    before = signal.signal(signal.SIGINT, lambda *args: arrived.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if arrived:
-        raise KeyboardInterrupt
-
-
 def _ask(search) -> np.ndarray:
     """The candidates to score: those an interrupted run left unscored, or new ones."""
-    with _uninterrupted():
-        return search.ask() if search.pending is None else search.pending.copy()
+    return search.ask() if search.pending is None else search.pending.copy()
 
 
 def _row(search, scores: np.ndarray, clock: _Clock) -> dict:

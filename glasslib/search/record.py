@@ -28,10 +28,6 @@ class Result:
     history: list[dict] = field(default_factory=list)
     stopped: str = "finished"
 
-    @property
-    def interrupted(self) -> bool:
-        return self.stopped == "interrupted"
-
 
 def is_pareto(search) -> bool:
     return hasattr(type(search), "front")

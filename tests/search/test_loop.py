@@ -11,7 +11,9 @@ from glasslib.latents import Normal
 from glasslib.search.candidate import Candidate
 from glasslib.search.cmaes import CmaSearch
 from glasslib.search.genetic import GeneticSearch, Nsga2Search
+from glasslib.search.interrupts import Interrupted
 from glasslib.search.loop import run, run_many
+from glasslib.search.pareto import pick
 from glasslib.search.random import RandomSearch
 from glasslib.search.record import load_result
 
@@ -71,7 +73,7 @@ def test_history_by_hand():
     assert seconds == sorted(seconds)
     assert seconds[0] >= 0
     assert (result.best.score, result.best.generation) == (9.0, 1)
-    assert (result.stopped, result.interrupted, result.front) == ("finished", False, [])
+    assert (result.stopped, result.front) == ("finished", [])
 
 
 def test_history_and_pick_of_a_front():
@@ -222,16 +224,18 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("make", [ga, nsga2, cma])
-def test_ctrl_c_returns_the_best_so_far_and_the_same_search_goes_on(make):
+def test_ctrl_c_raises_with_the_best_so_far_and_the_same_search_goes_on(make):
     fn = two_scores if make is nsga2 else score
     whole, expected = Recorder(fn), make()
     run(expected, whole, n_generations=8, progress=False)
     search = make()
     first = Recorder(fn, fail_at=5, error=KeyboardInterrupt())
-    result = run(search, first, n_generations=8, progress=False)
-    assert (result.stopped, result.interrupted) == ("interrupted", True)
+    with pytest.raises(Interrupted, match="stopped after generation 5 of 8; the best so far is in error.result") as stop:
+        run(search, first, n_generations=8, progress=False)
+    result = stop.value.result
+    assert result.stopped == "interrupted"
     assert [row["generation"] for row in result.history] == [0, 1, 2, 3, 4]
-    assert result.best is not None
+    assert np.array_equal(result.best.score, (pick(search.front) if make is nsga2 else search.best).score)
     second = Recorder(fn)
     more = run(search, second, n_generations=8, progress=False)
     assert [row["generation"] for row in more.history] == [5, 6, 7]
@@ -239,36 +243,93 @@ def test_ctrl_c_returns_the_best_so_far_and_the_same_search_goes_on(make):
     assert np.array_equal(first.asked + second.asked, whole.asked)
 
 
-def test_ctrl_c_before_anything_was_scored():
-    result = run(ga(), Recorder(fail_at=0, error=KeyboardInterrupt()), n_generations=3, progress=False)
-    assert (result.best, result.history, result.interrupted) == (None, [], True)
+def test_what_an_interrupt_says_is_true(tmp_path):
+    def stopped(fail_at, **settings):
+        with pytest.raises(KeyboardInterrupt) as stop:
+            run(ga(), Recorder(fail_at=fail_at, error=KeyboardInterrupt()), n_generations=9, progress=False, **settings)
+        assert isinstance(stop.value, Interrupted)
+        return stop.value
+
+    path = tmp_path / "run.npz"
+    nothing = stopped(0, checkpoint=path)
+    assert str(nothing) == "stopped before the first of 9 generations was scored; nothing was found yet"
+    assert (nothing.result.best, nothing.result.history) == (None, [])
+    assert nothing._render_traceback_() == [str(nothing)]
+    best = "; the best so far is in error.result"
+    assert str(stopped(2)) == (
+        f"stopped after generation 2 of 9{best}; no checkpoint was kept, so only the same search object can go on"
+    )
+    kept = stopped(3, checkpoint=path)
+    assert str(kept) == f"stopped after generation 3 of 9{best}, or pass resume=True and run the cell again to go on"
+    again = stopped(1, checkpoint=path, resume=True)
+    assert str(again) == f"stopped after generation 4 of 9{best}, or run the cell again to go on"
+    assert again._render_traceback_() == [f"{again} (error is sys.last_value)"]
+    assert len(again.result.history) == 4
 
 
-def test_a_real_ctrl_c_inside_tell_or_ask_waits_until_the_generation_is_whole(tmp_path):
-    class Pressed:
-        """A search during whose tell of generation 3 somebody presses Ctrl-C."""
+class Pressed:
+    """A search of which somebody presses Ctrl-C, `n_times`, inside a call of `method` in generation 3."""
 
-        def __init__(self):
-            self.inner = ga()
-            self.popsize = self.inner.popsize
+    def __init__(self, method, n_times=1):
+        self.inner, self.method, self.n_times = ga(), method, n_times
+        self.popsize = self.inner.popsize
 
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        if name != self.method or self.inner.generation != 3:
+            return found
 
-        def tell(self, x, scores):
-            if self.inner.generation == 3:
+        def pressed(*args):
+            for _ in range(self.n_times):
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.01)
-            self.inner.tell(x, scores)
+                time.sleep(0.02)
+            return found(*args)
 
-    search = Pressed()
-    handler = signal.getsignal(signal.SIGINT)
-    result = run(search, score, n_generations=8, checkpoint=tmp_path / "run.npz", progress=False)
-    assert result.interrupted
-    assert len(result.history) == 4
-    assert search.pending is None
-    assert len(load_result(tmp_path / "run.npz").history) == 4
+        return pressed
+
+
+@pytest.mark.parametrize("n_times", [1, 3])
+@pytest.mark.parametrize(("method", "n_done"), [("ask", 3), ("tell", 4), ("state", 3), ("restore", 3)])
+def test_a_real_ctrl_c_waits_until_the_step_is_whole(method, n_done, n_times, tmp_path):
+    path, handler = tmp_path / "run.npz", signal.getsignal(signal.SIGINT)
+    search = Pressed(method, n_times)
+    if method == "restore":
+        run(ga(), score, n_generations=3, checkpoint=path, progress=False)
+        run(search.inner, score, n_generations=3, progress=False)
+    with pytest.raises(Interrupted, match=f"stopped after generation {n_done} of 8") as stop:
+        run(search, score, n_generations=8, checkpoint=path, resume=True, progress=False)
+    assert len(stop.value.result.history) == n_done
+    assert (search.pending is None) == (method != "ask")
+    assert len(load_result(path).history) == n_done
     assert signal.getsignal(signal.SIGINT) is handler
+    result = run(ga(), score, n_generations=8, checkpoint=path, resume=True, progress=False)
+    assert_same(result.best, run(ga(), score, n_generations=8, progress=False).best)
+
+
+def test_a_real_ctrl_c_at_any_instant(tmp_path):
+    """Also while the bar is made, between two steps and while the file is written: always one exception, no damage."""
+    expected = run(ga(), score, n_generations=25, progress=False)
+    rng = np.random.default_rng(0)
+    begun = time.perf_counter()
+    run(ga(), score, n_generations=25, checkpoint=tmp_path / "timed.npz", progress=False)
+    longest, n_stopped = time.perf_counter() - begun, 0
+    for k in range(12):
+        path = tmp_path / f"{k}.npz"
+        timer = threading.Timer(rng.uniform(0, longest), os.kill, (os.getpid(), signal.SIGINT))
+        n_known = 0
+        try:
+            timer.start()
+            run(ga(), score, n_generations=25, checkpoint=path, progress=False)
+            timer.join()
+            time.sleep(0.01)
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):
+                n_stopped, n_known = n_stopped + 1, len(error.result.history)
+        assert (len(load_result(path).history) if path.is_file() else 0) >= n_known
+        result = run(ga(), score, n_generations=25, checkpoint=path, resume=True, progress=False)
+        assert timeless(result.history) == timeless(expected.history)
+        assert_same(result.best, expected.best)
+    assert n_stopped > 2
 
 
 def test_runs_in_a_thread():
@@ -405,7 +466,9 @@ def test_many_keep_what_they_found():
         return score(x)
 
     searches = [ga(0), ga(1)]
-    results = run_many(searches, interrupted, n_generations=5, progress=False)
+    with pytest.raises(Interrupted, match="stopped after generation 2 of 5") as stop:
+        run_many(searches, interrupted, n_generations=5, progress=False)
+    results = stop.value.result
     assert [(r.stopped, len(r.history)) for r in results] == [("interrupted", 2)] * 2
     results = run_many(searches, lambda x, owner: score(x), n_generations=5, progress=False)
     assert results[1].best.score == run(ga(1), score, n_generations=5, progress=False).best.score
