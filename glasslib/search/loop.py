@@ -1,7 +1,8 @@
 """The loop ask, evaluate, tell, with what long runs need: batches, progress, history, checkpoints, early stop."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 
 from glasslib.checks import map_batches
+from glasslib.search.checkpoint import Checkpoint, Result, identity_of, is_pareto, result_of
 from glasslib.search.interrupts import Interrupted, WholeSteps, message
-from glasslib.search.record import Result, is_pareto, result_of, resume_from, save
+
+WORST = -1e100  # what a score that is no finite number counts as with on_bad="worst"
 
 
 def run(
@@ -21,9 +24,11 @@ def run(
     batch_size: int | None = None,
     checkpoint: Path | str | None = None,
     resume: bool = False,
+    identity: Mapping | None = None,
     rngs: Sequence[np.random.Generator | torch.Generator] = (),
     callback: Callable[[object, dict], bool | None] | None = None,
     patience: int | None = None,
+    on_bad: str = "refuse",
     progress: bool = True,
 ) -> Result:
     """Run a search until it has seen `n_generations` generations, earlier ones included.
@@ -38,41 +43,52 @@ def run(
         n_generations: generations in all.
         batch_size: most rows given to `evaluate` at once, halved when memory runs out; None gives it the whole
             population.
-        checkpoint: a file written after every generation.
-        resume: go on from `checkpoint` if it is there; the run then equals, bit for bit, one that never stopped.
+        checkpoint: a file written after every generation, and FILE.history beside it; one run at a time may use it.
+        resume: go on from `checkpoint` if it is there; the run then equals, bit for bit, one that never stopped. It is
+            refused if search, identity or versions are others, or if `evaluate` scores the best found otherwise (not
+            asked where it draws from `rngs`).
+        identity: name -> what the run is of (target, preset, weights, ...): JSON values, arrays or tensors. They are
+            added to `evaluate.identity`, where it has that attribute, as a preset's evaluations do.
         rngs: random generators that `evaluate` draws from, saved and restored with the checkpoint.
         callback: called with the search and its newest history row; returning True ends the run.
         patience: end after this many generations without a better best; one objective only.
+        on_bad: "refuse" scores that are NaN or infinite; "worst" makes them worse than any other, in all objectives,
+            and counts them in `n_bad` of history and result. A generation without one good score is always refused.
         progress: show a bar.
 
     Raises:
         Interrupted: a KeyboardInterrupt, see above.
         FileExistsError: `checkpoint` is there and resume is False.
+        ValueError: `checkpoint` is of another run, or damaged; bad scores.
+        RuntimeError: another run is using `checkpoint`.
     """
     if patience is not None and is_pareto(search):
         raise ValueError("patience needs a search with one best, got one with a front; stop it by callback")
+    _check_on_bad(on_bad)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.is_file() and not resume:
         raise FileExistsError(f"{path} holds an earlier run; pass resume=True to go on with it, or delete it")
+    named = {**getattr(evaluate, "identity", {}), **(identity or {})}
     history: list[dict] = []
-    stopped = ""
 
-    def generation(x: np.ndarray, scores: np.ndarray, clock: _Clock) -> None:
-        search.tell(x, scores)
-        history.append(_row(search, scores, clock))
-        if path is not None:
-            save(path, search, rngs, history)
+    def scored(x: np.ndarray) -> np.ndarray:
+        return _as_array(evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size))
+
+    def generation(x: np.ndarray, scores: np.ndarray) -> None:
+        history.append(_tell(search, x, scores, on_bad, history, clock))
+        kept.save(search, rngs, history[-1])
 
     try:
-        with WholeSteps() as whole:
-            if path is not None and path.is_file():
-                whole(lambda: history.extend(resume_from(path, search, rngs)))
-            clock = _Clock(history)
-            with _bar(search.generation, n_generations, progress) as bar:
+        with Checkpoint(path, lambda: identity_of(search, named)) as kept, WholeSteps() as whole:
+            whole(kept.open)
+            if not rngs:
+                kept.check_score(scored)
+            whole(lambda: history.extend(kept.restore(search, rngs)))
+            clock, stopped = _Clock(history), ""
+            with _bar(search.generation, n_generations, progress) as bar, _keeping(search, history, path):
                 while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
                     x = whole(_ask, search)
-                    scores = evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size)
-                    whole(generation, x, _as_array(scores), clock)
+                    whole(generation, x, scored(x))
                     _advance(bar, history[-1])
                     if callback is not None and callback(search, history[-1]):
                         return result_of(search, history, "callback")
@@ -82,10 +98,6 @@ def run(
         found = result.best is not None
         text = message(search.generation, n_generations, found=found, checkpoint=path, resume=resume)
         raise Interrupted(text, result) from None
-    except Exception as error:
-        error.result = result_of(search, history, "failed")
-        error.add_note(_note(error.result, search.generation, path))
-        raise
 
 
 def run_many(
@@ -93,6 +105,7 @@ def run_many(
     evaluate: Callable[[np.ndarray, np.ndarray], np.ndarray | torch.Tensor],
     *,
     n_generations: int,
+    on_bad: str = "refuse",
     progress: bool = True,
 ) -> list[Result]:
     """Run many searches in lock step, all their candidates in one call of `evaluate` a generation.
@@ -104,11 +117,13 @@ def run_many(
         searches: of one number of variables and objectives; population sizes may differ.
         evaluate: (x (n, dim), owner (n,) int) -> scores (n,) or (n, k); row i belongs to searches[owner[i]].
         n_generations: generations in all.
+        on_bad: as in `run`.
         progress: show a bar.
 
     Returns:
         A Result per search, in their order.
     """
+    _check_on_bad(on_bad)
     histories: list[list[dict]] = [[] for _ in searches]
     reasons = [""] * len(searches)
     clock = _Clock([])
@@ -119,8 +134,7 @@ def run_many(
 
     def generation(live: list[int], asked: list[np.ndarray], scores: np.ndarray, owner: np.ndarray) -> None:
         for i, x in zip(live, asked, strict=True):
-            searches[i].tell(x, scores[owner == i])
-            histories[i].append(_row(searches[i], scores[owner == i], clock))
+            histories[i].append(_tell(searches[i], x, scores[owner == i], on_bad, histories[i], clock))
 
     try:
         n_before = min((search.generation for search in searches), default=n_generations)
@@ -161,6 +175,27 @@ def _ask(search) -> np.ndarray:
     return search.ask() if search.pending is None else search.pending.copy()
 
 
+def _check_on_bad(on_bad: str) -> None:
+    if on_bad not in ("refuse", "worst"):
+        raise ValueError(f"on_bad must be 'refuse' or 'worst', got {on_bad!r}")
+
+
+def _tell(search, x: np.ndarray, scores: np.ndarray, on_bad: str, history: list[dict], clock: _Clock) -> dict:
+    """Tell the scores, bad ones as `on_bad` says; the history's new row."""
+    bad = np.zeros(len(x), dtype=bool)
+    if on_bad == "worst" and scores.ndim and len(scores) == len(x):
+        bad = ~np.isfinite(scores).all(axis=tuple(range(1, scores.ndim)))
+    told = scores
+    if bad.any() and not bad.all():  # if all are, tell says so
+        told = scores.copy()
+        told[bad] = WORST
+    search.tell(x, told)
+    row = _row(search, scores[~bad], clock)
+    if on_bad == "worst":
+        row["n_bad"] = int(bad.sum()) + (history[-1]["n_bad"] if history else 0)
+    return row
+
+
 def _row(search, scores: np.ndarray, clock: _Clock) -> dict:
     row = {"generation": search.generation - 1}
     if scores.ndim == 1:
@@ -185,6 +220,17 @@ def _as_array(scores) -> np.ndarray:
     if isinstance(scores, torch.Tensor):
         return scores.detach().cpu().double().numpy()
     return np.asarray(scores, dtype=np.float64)
+
+
+@contextmanager
+def _keeping(search, history: list[dict], path: Path | None):
+    """Give an error of the block the attribute `result`, and a note that says where the best is."""
+    try:
+        yield
+    except Exception as error:
+        error.result = result_of(search, history, "failed")
+        error.add_note(_note(error.result, search.generation, path))
+        raise
 
 
 def _note(result: Result, generation: int, path: Path | None) -> str:

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from glasslib.latents import ClassMixture, Normal, Product, Tokens, TruncatedNormal
-from glasslib.search.genetic import GeneticSearch, Nsga2Search
+from glasslib.search.genetic import GeneticSearch, Nsga2Search, survive, tournament
 from glasslib.search.operators import Breeder, Operators
-from glasslib.search.selection import survive, tournament
 
 REAL = Normal(7, bound=2.0)
 
