@@ -122,7 +122,8 @@ def test_history_belongs_to_its_state(tmp_path):
             checkpoint.load_result(path)
 
     def deleted(x):
-        place.unlink()
+        if len(x) == 4:  # not when the stored best is scored once more
+            place.unlink()
         return x.sum(axis=1)
 
     place.write_bytes(whole)
