@@ -103,6 +103,7 @@ class Nsga2Search:
         n_objectives: int = 2,
         operators: Operators = GLASS,
         initial: np.ndarray | None = None,
+        faithful: bool = False,
     ) -> None:
         """
         Args:
@@ -112,13 +113,16 @@ class Nsga2Search:
             n_objectives: columns of the scores, at least 2.
             operators: CLIP-GLaSS's by default.
             initial: (m, dim) with m <= popsize, rows to put into the first generation; the rest are sampled.
+            faithful: of candidates with equal scores all but one count as crowded, as in pymoo 0.4.2.1, CLIP-GLaSS's.
         """
         if n_objectives < 2:
             raise ValueError(f"n_objectives must be at least 2, got {n_objectives}; for one use GeneticSearch")
         self.popsize, self.n_objectives = check_popsize(popsize, at_least=2), n_objectives
         self._space, self._breeder = latent_space, Breeder(latent_space, operators)
         self._initial = _check_initial(initial, latent_space, self.popsize)
+        self._faithful = faithful
         settings = {"popsize": self.popsize, "n_objectives": n_objectives, "operators": repr(operators)}
+        settings["faithful"] = faithful
         self._turns = Turns(self, latent_space, rng, start={"initial": self._initial}, **settings)
         self._rng = self._turns.rng
         self._x: np.ndarray | None = None  # (popsize, dim) the parents
@@ -150,7 +154,7 @@ class Nsga2Search:
         if self._x is not None:
             x, scores = np.concatenate([self._x, x]), np.concatenate([self._scores, scores])
             born = np.concatenate([self._born, born])
-        kept, rank, crowding = survive(scores, self.popsize, rng=self._rng)
+        kept, rank, crowding = survive(scores, self.popsize, rng=self._rng, faithful=self._faithful)
         self._x, self._scores, self._born = x[kept], scores[kept], born[kept]
         self._rank, self._crowding = rank, crowding
         self._turns.finish()
@@ -208,22 +212,22 @@ def tournament(n: int, popsize: int, compare: Callable, *, rng: np.random.Genera
     return winners.reshape(n, 2)
 
 
-def survive(scores: np.ndarray, n: int, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def survive(
+    scores: np.ndarray, n: int, *, rng: np.random.Generator, faithful: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose n rows of `scores` (m, k): whole fronts first, of the one that does not fit the loneliest.
 
     Returns:
         The rows kept (n,), their ranks (n,), 0 for the front, and their crowding distances (n,).
     """
-    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
     from pymoo.util.randomized_argsort import randomized_argsort
 
-    crowding_distance = get_crowding_function("cd")
     cost = -scores  # pymoo minimises
     kept, ranks, crowding = [], [], []
     for rank, front in enumerate(NonDominatedSorting().do(cost, n_stop_if_ranked=n)):
         n_room = n - sum(map(len, kept))
-        distance = crowding_distance.do(cost[front], n_remove=max(0, len(front) - n_room))
+        distance = _crowding_distance(cost[front], max(0, len(front) - n_room), faithful)
         order = np.arange(len(front))
         if len(front) > n_room:
             order = randomized_argsort(distance, order="descending", method="numpy", random_state=rng)[:n_room]
@@ -231,3 +235,17 @@ def survive(scores: np.ndarray, n: int, *, rng: np.random.Generator) -> tuple[np
         ranks.append(np.full(len(order), rank))
         crowding.append(distance[order])
     return np.concatenate(kept), np.concatenate(ranks), np.concatenate(crowding)
+
+
+def _crowding_distance(cost: np.ndarray, n_remove: int, faithful: bool) -> np.ndarray:
+    """(m, k) -> (m,). pymoo 0.4.2.1 measures between different points alone; repeats of one get 0."""
+    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+
+    measure = get_crowding_function("cd")
+    first = np.sort(np.unique(cost, axis=0, return_index=True)[1])
+    if not faithful or len(cost) <= 2 or len(first) == len(cost):
+        return measure.do(cost, n_remove=n_remove)
+    distance = np.zeros(len(cost))
+    if len(first) > 1:  # a single point has no neighbours to be measured from
+        distance[first] = measure.do(cost[first], n_remove=0)
+    return distance
