@@ -278,7 +278,7 @@ def test_state_of_another_search_is_refused(make, space):
     state = search.state()
     other = RandomSearch(space, popsize=10, rng=np.random.default_rng(0))
     if make is not random_search:
-        with pytest.raises(ValueError, match="make the search it is of"):
+        with pytest.raises(ValueError, match=r"search='\w+' \(here 'RandomSearch'\)"):
             other.restore(state)
     larger = type(search)(space, popsize=12, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"popsize=10 \(here 12\)"):
