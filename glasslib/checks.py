@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
+NORM_TOLERANCE = 1e-2  # bfloat16 and float16 leave the norm of a unit row within 4e-3 of 1
 
 
 def check_shape(x: Array, name: str, shape: str) -> None:
@@ -55,6 +56,24 @@ def check_range(x: Array, name: str, lo: float, hi: float) -> None:
         raise ValueError(
             f"{name} must lie in [{lo:g}, {hi:g}], got {n_outside} of {_size(x)} values outside, "
             f"from {float(x.min()):g} to {float(x.max()):g}; rescale or clip them first"
+        )
+
+
+def check_unit(x: torch.Tensor, name: str, shape: str = "n dim") -> None:
+    """Refuse `x` unless it has this shape (see `check_shape`) and its rows are finite and of L2 norm 1.
+
+    Raises:
+        TypeError: `x` is no tensor.
+        ValueError: another shape, or says how many rows are not finite, or of which norms they are.
+    """
+    check_shape(x, name, shape)
+    norms = torch.linalg.vector_norm(x.detach().float(), dim=-1)
+    if n_bad := int((~norms.isfinite()).sum()):
+        raise ValueError(f"{name} must be finite, got NaN or infinite values in {n_bad} of {norms.numel()} rows")
+    if n_off := int(((norms - 1).abs() > NORM_TOLERANCE).sum()):
+        raise ValueError(
+            f"{name} must have rows of L2 norm 1, got {n_off} of {norms.numel()} others, norms from "
+            f"{float(norms.min()):g} to {float(norms.max()):g}; normalise them: F.normalize(x, dim=-1)"
         )
 
 
