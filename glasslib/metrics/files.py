@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glasslib import checks
+from glasslib import strict_json
 
 ImageId = int | str
 Predictions = str | Path | Sequence[Mapping[str, Any]] | Mapping[ImageId, str]
@@ -111,7 +111,7 @@ def _load(source: Any, name: str) -> Any:
         return source
     if not Path(source).is_file():
         raise FileNotFoundError(f"no {name} at {source}; give a json file")
-    return checks.read_json(Path(source), name)
+    return strict_json.read(Path(source), name)
 
 
 def _rows(content: Any, name: str) -> list[tuple[ImageId, str]]:
