@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glasslib.checks import read_json
+from glasslib import strict_json
 from glasslib.results import REPO, sha256_file, write_json_atomic
 from glasslib.weights.download import download
 from glasslib.weights.integrity import fault
@@ -234,7 +234,7 @@ def _recorded(folder: Path) -> dict[str, dict]:
     path = folder / RECORD
     advice = "restore it, or delete it to trust the files anew"
     try:
-        record = read_json(path, "the record of trusted files") if path.exists() else {}
+        record = strict_json.read(path, "the record of trusted files") if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{error} {advice}") from error
     if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):
