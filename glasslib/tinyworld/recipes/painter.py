@@ -37,7 +37,7 @@ WIDTHS = (64, 128)
 
 
 def new_unet(context_width: int) -> nn.Module:
-    """diffusers' text-conditioned U-Net on (n, 4, 8, 8); random weights."""
+    """diffusers' text-conditioned U-Net on (n, 8, 8, 8); random weights."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(

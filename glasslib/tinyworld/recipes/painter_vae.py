@@ -1,6 +1,6 @@
 """Train the painter's autoencoder: `python -m glasslib.tinyworld.train.painter_vae --out runs/painter_vae`.
 
-It packs a 32-pixel picture into 4 x 8 x 8 numbers, of mean 0 and variance 1 in each channel, so that the painter's
+It packs a 32-pixel picture into 8 x 8 x 8 numbers, of mean 0 and variance 1 in each channel, so that the painter's
 U-Net works on 64 positions instead of 1,024. The decoder learns with noise on its latents, because a painter in few
 steps does not meet them exactly.
 """
@@ -23,19 +23,19 @@ from glasslib.tinyworld.train.checkpoints import Session
 N_SCENES = 40_000
 BATCH_SIZE = 32
 LEARNING_RATE = 2e-3
-NOISE_STD = 0.1  # on the latents, while the decoder learns
-CHANNELS, LATENT_CHANNELS = 32, 4
+NOISE_STD = 0.05  # on the latents, while the decoder learns
+CHANNELS, LATENT_CHANNELS = 32, 8
 
 
 def new_autoencoder() -> nn.Module:
-    """diffusers' small autoencoder: (n, 3, 32, 32) in [-1, 1] <-> (n, 4, 8, 8)."""
+    """diffusers' small autoencoder: (n, 3, 32, 32) in [-1, 1] <-> (n, 8, 8, 8)."""
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
         encoder_block_out_channels=(CHANNELS,) * 3,
         decoder_block_out_channels=(CHANNELS,) * 3,
         num_encoder_blocks=(0, 1, 2),
-        num_decoder_blocks=(2, 1, 0),
+        num_decoder_blocks=(2, 2, 0),
         latent_channels=LATENT_CHANNELS,
         scaling_factor=1.0,
     ).to(memory_format=torch.channels_last)
@@ -59,7 +59,7 @@ def to_signed(pictures: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def encode_all(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
-    """(n, 3, 32, 32) uint8 -> latents (n, 4, 8, 8)."""
+    """(n, 3, 32, 32) uint8 -> latents (n, 8, 8, 8)."""
     return torch.cat([autoencoder.encoder(to_signed(part)) for part in pictures.split(500)]).clone()
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     """Command line of the recipe; the painter's recipe reads the folder that it leaves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=64_000)
     parser.add_argument("--seed", type=int, default=11)
     args = parser.parse_args()
     torch.set_num_threads(1)
