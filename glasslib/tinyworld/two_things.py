@@ -86,18 +86,22 @@ def facts(scenes: Scenes) -> list[Facts]:
     ]
 
 
-def describe(scenes: Scenes, *, rng: np.random.Generator, plain: bool = False) -> list[str]:
+def describe(
+    scenes: Scenes, *, rng: np.random.Generator, plain: bool = False, alike: np.ndarray | None = None
+) -> list[str]:
     """Write a caption that names both colours, both shapes and the relation of each scene.
 
     Args:
         scenes: n scenes of two things.
         plain: no opener and no synonyms, the first object first, always a relation.
+        alike: (n,) numbers from 0; scenes of one number are described in the same way, one draw a number.
 
     Returns:
         n captions in the words of the tiny grammar. Those with a relation are sentences of `captions.parse`; a quarter
         names two places instead ("a red star on the left and a blue circle on the right"), which `parse` reads.
     """
-    dice = np.zeros((len(scenes), 6)) if plain else rng.random((len(scenes), 6))
+    kinds = np.arange(len(scenes)) if alike is None else alike
+    dice = np.zeros((len(scenes), 6)) if plain else rng.random((int(kinds.max(initial=-1)) + 1, 6))[kinds]
     return [_sentence(fact, *row) for fact, row in zip(facts(scenes), dice.tolist(), strict=True)]
 
 
@@ -107,12 +111,11 @@ def _sentence(fact: Facts, opener: float, turn: float, by_places: float, *words:
     if turn >= 0.5:
         first, second, relation = second, first, OPPOSITE[relation]
     start = _pick(OPENERS["print"], opener)
-    nouns = [_noun_phrase(obj, word) for obj, word in zip((first, second), words, strict=False)]
+    nouns = [_noun_phrase(obj, word) for obj, word in zip((first, second), words[:2], strict=True)]
     if not 0 < by_places < BY_PLACES:
         return f"{start}{nouns[0]} {relation} {nouns[1]}"
     sides = {name: sides for sides, name in RELATIONS.items()}[relation]
-    k = words[2] if len(words) > 2 else words[0]
-    places = [_pick(PLACE_PHRASES[side], k) for side in sides]
+    places = [_pick(PLACE_PHRASES[side], words[2]) for side in sides]
     return f"{start}{nouns[0]} {places[0]} and {nouns[1]} {places[1]}"
 
 

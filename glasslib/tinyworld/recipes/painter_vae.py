@@ -41,15 +41,20 @@ def new_autoencoder() -> nn.Module:
     ).to(memory_format=torch.channels_last)
 
 
-def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
-    """n scenes of two things and their pictures, (n, 3, 32, 32) uint8, in memory order of channels last."""
-    world = two_things.sample(n, rng=np.random.default_rng(seed))
+def render_all(world: scenes.Scenes, *, seed: int) -> Tensor:
+    """(n, 3, 32, 32) uint8 pictures of scenes, in memory order of channels last; `seed` is of the sensor's noise."""
     noise = torch.Generator().manual_seed(seed)
     chunks = [
         scenes.render(world[i : i + 1000], rng=noise, size=two_things.IMAGE_SIZE).mul_(255).round_().to(torch.uint8)
-        for i in range(0, n, 1000)
+        for i in range(0, len(world), 1000)
     ]
-    return world, torch.cat(chunks).contiguous(memory_format=torch.channels_last)
+    return torch.cat(chunks).contiguous(memory_format=torch.channels_last)
+
+
+def training_pictures(seed: int, n: int) -> tuple[scenes.Scenes, Tensor]:
+    """n scenes of two things, no held-out combination, and their pictures, (n, 3, 32, 32) uint8."""
+    world = two_things.sample(n, rng=np.random.default_rng(seed))
+    return world, render_all(world, seed=seed)
 
 
 def to_signed(pictures: Tensor) -> Tensor:
