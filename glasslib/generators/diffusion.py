@@ -16,6 +16,7 @@ from glasslib.tensors import check_shape, map_batches
 CARD = "card.json"  # beside a pipeline's folders; {"distilled": true} says that guidance is in its weights
 DISTILLED = ("sd-turbo", "sdxl-turbo")  # published pipelines of few steps, which take no guidance
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+KNOWN = (*PARTS, "text_encoder_2", "transformer")  # the last two belong to other kinds
 
 
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, offline: bool = True):
@@ -39,10 +40,11 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, offline: boo
             f"no pipeline at {folder}: it has no model_index.json; for the tiny painter run: make tinyworld"
         )
     if not is_name:
-        _check_parts(json.loads((folder / "model_index.json").read_text()))
+        index = json.loads((folder / "model_index.json").read_text())
+        _check_kind(str(index.get("_class_name")), [name for name in KNOWN if index.get(name, [None])[0] is not None])
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            str(source), torch_dtype=dtype, local_files_only=offline, use_safetensors=True, safety_checker=None
+            str(source), dtype=dtype, local_files_only=offline, use_safetensors=True, safety_checker=None
         )
     except OSError as error:
         raise FileNotFoundError(f"weights of {source} are missing: {error}") from error
@@ -50,15 +52,15 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, offline: boo
     return pipeline
 
 
-def _check_parts(index: dict) -> None:
-    """Refuse a model_index.json that lacks a part, or has a second text encoder."""
-    missing = [name for name in PARTS if index.get(name, [None])[0] is None]
-    extra = [name for name in ("text_encoder_2", "transformer") if index.get(name, [None])[0] is not None]
+def _check_kind(name: str, parts: list[str]) -> None:
+    """Refuse a pipeline that lacks a part of Stable Diffusion's, or has others, by what parts it has."""
+    missing, extra = [part for part in PARTS if part not in parts], [part for part in parts if part not in PARTS]
     if missing or extra:
         raise ValueError(
-            "pipeline must be of Stable Diffusion's kind (tokenizer, text encoder, U-Net, VAE, scheduler), got "
-            f"{index.get('_class_name')} "
-            + (f"without {', '.join(missing)}" if missing else f"with {', '.join(extra)}")
+            f"pipeline must have Stable Diffusion's parts ({', '.join(PARTS)}), got {name}"
+            + (f" without {', '.join(missing)}" if missing else "")
+            + (f" with {', '.join(extra)}" if extra else "")
+            + "; sd-turbo and the tiny painter are of this kind"
         )
 
 
@@ -84,27 +86,20 @@ class DiffusionGenerator:
     def __init__(
         self, pipeline, prompt: str, *, n_steps: int, guidance: float = 1.0, batch_size: int = 64
     ) -> None:  # fmt: skip
-        missing = [name for name in PARTS if getattr(pipeline, name, None) is None]
-        if missing or getattr(pipeline, "text_encoder_2", None) is not None:
-            raise ValueError(
-                "pipeline must be of Stable Diffusion's kind (tokenizer, text encoder, U-Net, VAE, scheduler), got "
-                f"{type(pipeline).__name__}" + (f" without {', '.join(missing)}" if missing else "")
-            )
+        _check_kind(type(pipeline).__name__, [name for name in KNOWN if getattr(pipeline, name, None) is not None])
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
         if guidance < 1:
             raise ValueError(f"guidance must be at least 1 (1 is none), got {guidance}")
         if guidance > 1 and is_distilled(pipeline):
-            raise ValueError(f"this pipeline is distilled: its guidance is in its weights; pass guidance=1, not {guidance}")
+            raise ValueError(f"this pipeline is distilled, with guidance in its weights: pass guidance=1, got {guidance}")
         self.prompt, self.n_steps, self.guidance, self.batch_size = prompt, n_steps, float(guidance), batch_size
         self._unet = pipeline.unet.eval().requires_grad_(False)
         self._vae = pipeline.vae.eval().requires_grad_(False)
-        self._scheduler = _own_scheduler(pipeline.scheduler, n_steps)
+        self._scheduler = _own_scheduler(pipeline.scheduler)
         size = self._unet.config.sample_size
         self._shape = (self._unet.config.in_channels, size, size)
-        self.image_size = size * 2 ** (len(self._vae.config.decoder_block_out_channels) - 1) if hasattr(
-            self._vae.config, "decoder_block_out_channels"
-        ) else size * 2 ** (len(self._vae.config.block_out_channels) - 1)  # fmt: skip
+        self.image_size = size * pipeline.vae_scale_factor
         self.latent_space = Normal(dim=int(np.prod(self._shape)))
         self._states = embed_prompt(pipeline, prompt)  # (1, length, width)
         self._silent = embed_prompt(pipeline, "") if guidance > 1 else None
@@ -167,11 +162,9 @@ def embed_prompt(pipeline, prompt: str) -> Tensor:
     return states.to(next(pipeline.unet.parameters()))
 
 
-def _own_scheduler(scheduler, n_steps: int):
+def _own_scheduler(scheduler):
     """A copy of the pipeline's scheduler; one that adds noise of its own is refused, because noise is what we search."""
     name, kind = type(scheduler).__name__, str(scheduler.config.get("algorithm_type", ""))
-    if any(word in name for word in ("Ancestral", "LCM", "TCD", "SDE")) or kind.startswith("sde") or (
-        "DDPM" in name
-    ):  # fmt: skip
+    if any(word in name for word in ("Ancestral", "LCM", "TCD", "SDE", "DDPM")) or kind.startswith("sde"):
         raise ValueError(f"the scheduler must not draw noise of its own, got {name} {kind}; take DDIM, Euler or DPM-Solver")
     return copy.deepcopy(scheduler)

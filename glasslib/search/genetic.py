@@ -15,6 +15,7 @@ from glasslib.search.candidate import (
     state_header,
     unpack_best,
 )
+from glasslib.search.noise_moves import NoiseMoves
 from glasslib.search.operators import GLASS, Breeder, Operators
 from glasslib.search.selection import survive, tournament
 
@@ -29,7 +30,7 @@ class GeneticSearch:
         *,
         popsize: int,
         rng: np.random.Generator,
-        operators: Operators = GLASS,
+        operators: Operators | NoiseMoves = GLASS,
         initial: np.ndarray | None = None,
     ) -> None:
         """
@@ -37,7 +38,7 @@ class GeneticSearch:
             latent_space: the box, and what the first generation is drawn from.
             popsize: parents, and children a generation, at least 2. CLIP-GLaSS: 64 BigGAN-256, 16 StyleGAN2, 100 GPT-2.
             rng: seeds the search's own stream; is drawn from once.
-            operators: CLIP-GLaSS's by default.
+            operators: CLIP-GLaSS's by default; NoiseMoves for the noise of a diffusion model.
             initial: (m, dim) with m <= popsize, rows to put into the first generation; the rest are sampled.
         """
         self.popsize = check_popsize(popsize, at_least=2)
@@ -117,7 +118,7 @@ class Nsga2Search:
         popsize: int,
         rng: np.random.Generator,
         n_objectives: int = 2,
-        operators: Operators = GLASS,
+        operators: Operators | NoiseMoves = GLASS,
         initial: np.ndarray | None = None,
     ) -> None:
         """
@@ -126,7 +127,7 @@ class Nsga2Search:
             popsize: parents, and children a generation, at least 2. CLIP-GLaSS: 16 for StyleGAN2 with discriminator.
             rng: seeds the search's own stream; is drawn from once.
             n_objectives: columns of the scores, at least 2.
-            operators: CLIP-GLaSS's by default.
+            operators: CLIP-GLaSS's by default; NoiseMoves for the noise of a diffusion model.
             initial: (m, dim) with m <= popsize, rows to put into the first generation; the rest are sampled.
         """
         if n_objectives < 2:
