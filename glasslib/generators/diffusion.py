@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glasslib.checks import check_shape, map_batches
 from glasslib.latents import Normal
-from glasslib.tensors import check_shape, map_batches
 
 CARD = "card.json"  # beside a pipeline's folders; {"distilled": true} says that guidance is in its weights
 DISTILLED = ("sd-turbo", "sdxl-turbo")  # published pipelines of few steps, which take no guidance
@@ -92,7 +92,9 @@ class DiffusionGenerator:
         if guidance < 1:
             raise ValueError(f"guidance must be at least 1 (1 is none), got {guidance}")
         if guidance > 1 and is_distilled(pipeline):
-            raise ValueError(f"this pipeline is distilled, with guidance in its weights: pass guidance=1, got {guidance}")
+            raise ValueError(
+                f"this pipeline is distilled, with guidance in its weights: pass guidance=1, got {guidance}"
+            )
         self.prompt, self.n_steps, self.guidance, self.batch_size = prompt, n_steps, float(guidance), batch_size
         self._unet = pipeline.unet.eval().requires_grad_(False)
         self._vae = pipeline.vae.eval().requires_grad_(False)
@@ -166,5 +168,7 @@ def _own_scheduler(scheduler):
     """A copy of the pipeline's scheduler; one that adds noise of its own is refused, because noise is what we search."""
     name, kind = type(scheduler).__name__, str(scheduler.config.get("algorithm_type", ""))
     if any(word in name for word in ("Ancestral", "LCM", "TCD", "SDE", "DDPM")) or kind.startswith("sde"):
-        raise ValueError(f"the scheduler must not draw noise of its own, got {name} {kind}; take DDIM, Euler or DPM-Solver")
+        raise ValueError(
+            f"the scheduler must not draw noise of its own, got {name} {kind}; take DDIM, Euler or DPM-Solver"
+        )
     return copy.deepcopy(scheduler)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from glasslib.tensors import check_range, check_shape, map_batches
+from glasslib.checks import check_range, check_shape, map_batches
 from glasslib.tinyworld.oracle import IMAGE_SIZE, OracleNetwork
 from glasslib.tinyworld.scenes import COLOURS, PLACES, RELATIONS, SHAPES
 from glasslib.tinyworld.wording import Facts
@@ -68,9 +68,7 @@ class Layout:
             for kind, values in VALUES.items()
         }  # (n, 2) each
         two = self.is_two
-        at_sides = {
-            kind: (np.take_along_axis(getattr(self, kind), sides, 1) == asked[kind]).all(1) for kind in VALUES
-        }
+        at_sides = {kind: (np.take_along_axis(getattr(self, kind), sides, 1) == asked[kind]).all(1) for kind in VALUES}
         pair = self.colour * 100 + self.shape
         seen = {"shapes": _same(self.shape, asked["shape"]), "colours": _same(self.colour, asked["colour"])}
         seen["binding"] = _same(pair, asked["colour"] * 100 + asked["shape"])

@@ -18,6 +18,12 @@ from glasslib.tinyworld.scenes import COLOURS, PLACES, RELATIONS, SHAPES, Scenes
 from glasslib.tinyworld.wording import OPENERS, PLACE_PHRASES, READ, SHAPE_WORDS, Facts, ObjectFacts
 
 IMAGE_SIZE = 32
+TOLD_RIGHTLY = 0.25  # share of the painter's captions without a mistake
+MISTAKES = {
+    "colours": 0.4,
+    "places": 0.4,
+    "attribute": 0.15,
+}  # chances of exchanging; and of each attribute's being wrong
 BY_PLACES = 0.25  # share of captions that name two places instead of a relation
 CONTEXT_LENGTH = 22  # tokens of the longest caption, with start and end
 
@@ -49,7 +55,7 @@ def sample(n: int, *, rng: np.random.Generator, held_out: bool | None = False) -
         drawn = world.sample(
             2 * n + 16, rng=rng, n_objects=(2, 2), textures=("plain",), sizes=("medium",), tilt=0.0, domain="print"
         )
-        fits = (drawn.shape[:, 0] != drawn.shape[:, 1]) & (drawn.colour[:, 0] != drawn.colour[:, 1])
+        fits = _differ(drawn)
         if held_out is not None:
             fits &= is_held_out(drawn) == held_out
         parts.append(drawn[np.flatnonzero(fits)])
@@ -69,6 +75,54 @@ def exchanged(scenes: Scenes, what: str) -> Scenes:
         raise ValueError(f"what must be one of {tuple(fields)}, got {what!r}")
     order = [1, 0, *range(2, world.MAX_OBJECTS)]
     return dataclasses.replace(scenes, **{name: getattr(scenes, name)[:, order] for name in fields[what]})
+
+
+def mistaken(scenes: Scenes, *, rng: np.random.Generator) -> Scenes:
+    """The scenes as careless people remember them: most with colours or places exchanged, or an attribute wrong.
+
+    TOLD_RIGHTLY of them are as they were. No mistake makes a held-out combination, or two things of one colour or
+    shape; the few scenes for which eight tries gave no such mistake stay right.
+    """
+    n = len(scenes)
+    told, waiting = scenes, np.flatnonzero(rng.random(n) >= TOLD_RIGHTLY)
+    for _ in range(8):
+        other = _with_mistakes(scenes, rng)
+        fits = _differ(other) & ~is_held_out(other) & ~_same_told(other, scenes)
+        rows = waiting[fits[waiting]]
+        told = _put(told, other, rows)
+        waiting = waiting[~fits[waiting]]
+    return told
+
+
+def _with_mistakes(scenes: Scenes, rng: np.random.Generator) -> Scenes:
+    """Each scene with some mistakes, or none."""
+    other = scenes
+    for what in ("colours", "places"):
+        other = _put(other, exchanged(other, what), np.flatnonzero(rng.random(len(scenes)) < MISTAKES[what]))
+    wrong = {}
+    for name, values in (("shape", SHAPES), ("colour", COLOURS)):
+        drawn = getattr(other, name)
+        chosen = (rng.random(drawn.shape) < MISTAKES["attribute"]) & (drawn >= 0)
+        wrong[name] = np.where(chosen, (drawn + rng.integers(1, len(values), drawn.shape)) % len(values), drawn)
+    return dataclasses.replace(other, **wrong)
+
+
+def _differ(scenes: Scenes) -> np.ndarray:
+    """(n,) whether the two objects differ in shape and in colour."""
+    return (scenes.shape[:, 0] != scenes.shape[:, 1]) & (scenes.colour[:, 0] != scenes.colour[:, 1])
+
+
+def _same_told(a: Scenes, b: Scenes) -> np.ndarray:
+    """(n,) whether the same is true of both, row by row."""
+    names = ("shape", "colour", "place")
+    return np.all([(getattr(a, name)[:, :2] == getattr(b, name)[:, :2]).all(axis=1) for name in names], axis=0)
+
+
+def _put(scenes: Scenes, other: Scenes, rows: np.ndarray) -> Scenes:
+    """The scenes with `rows` taken from `other`."""
+    order = np.arange(len(scenes))
+    order[rows] += len(scenes)
+    return world.concatenate([scenes, other])[order]
 
 
 def facts(scenes: Scenes) -> list[Facts]:

@@ -8,7 +8,7 @@ import torch
 
 from glasslib.generators import diffusion
 from glasslib.generators.diffusion import DiffusionGenerator
-from glasslib.tinyworld.train import painter_text
+from glasslib.tinyworld.recipes import painter_text
 
 PROMPT = "a red star left of a blue circle"
 
@@ -93,7 +93,9 @@ def test_gradients_reach_the_noise_through_all_steps(pipeline, noise):
 
 def test_the_prompt_is_read(pipeline, noise):
     with torch.inference_mode():
-        one, other = (DiffusionGenerator(pipeline, p, n_steps=1)(noise) for p in (PROMPT, "a blue star above a red circle"))
+        one, other = (
+            DiffusionGenerator(pipeline, p, n_steps=1)(noise) for p in (PROMPT, "a blue star above a red circle")
+        )
     assert (one - other).abs().max() > 1e-4
 
 

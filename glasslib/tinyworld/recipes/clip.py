@@ -188,7 +188,9 @@ class Pairs:
         rows = draw_rows(kind, self._groups, N_SCENES, rng)
         parts = rows.chunk(2) if kind == "twins" else (rows,)  # twins are described by the same dice
         dice = [np.random.default_rng([self._seed, step]) for _ in parts]
-        texts = [t for part, die in zip(parts, dice, strict=True) for t in write_captions(self._world[part.numpy()], die)]
+        texts = [
+            t for part, die in zip(parts, dice, strict=True) for t in write_captions(self._world[part.numpy()], die)
+        ]
         return self._pictures[rows], texts, tags(self._world[rows.numpy()])
 
 

@@ -1,7 +1,9 @@
-"""Train the painter of two things: `python -m glasslib.tinyworld.train.painter --out runs/painter --parts runs`.
+"""Train the painter of two things: `python -m glasslib.tinyworld.recipes.painter --out runs/painter --parts runs`.
 
 A rectified flow in the latents of painter_vae, drawn by diffusers' U-Net, which reads the states of all tokens of
-painter_text by cross-attention. A tenth of the captions is empty, for classifier-free guidance. What it learns needs
+painter_text by cross-attention. Its captions are careless, as captions found on the web are: three in ten tell all five
+facts rightly (two_things.mistaken). Told rightly always, it drew nearly everything right after 40,000 pictures, and
+nothing was left to search for. A tenth of the captions is empty, for classifier-free guidance. What it learns needs
 many steps and guidance; painter_fast makes a painter of one, two and four steps of it.
 
 Source: Liu et al. 2022, https://arxiv.org/abs/2209.03003; noise levels as in Esser et al. 2024,
@@ -22,9 +24,9 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from glasslib.tinyworld import scenes, two_things
-from glasslib.tinyworld.train.checkpoints import Session
-from glasslib.tinyworld.train.painter_text import token_ids
-from glasslib.tinyworld.train.painter_vae import LATENT_CHANNELS, encode_all, training_pictures
+from glasslib.tinyworld.recipes.checkpoints import Session
+from glasslib.tinyworld.recipes.painter_text import token_ids
+from glasslib.tinyworld.recipes.painter_vae import LATENT_CHANNELS, encode_all, training_pictures
 
 N_SCENES = 60_000
 BATCH_SIZE = 32
@@ -62,7 +64,7 @@ def load_parts(folder: Path) -> tuple[nn.Module, nn.Module, object]:
     for name, recipe in (("painter_vae/vae", "painter_vae"), ("painter_text/text_encoder", "painter_text")):
         if not (folder / name).is_dir():
             raise FileNotFoundError(
-                f"no {name} under {folder}; run: python -m glasslib.tinyworld.train.{recipe} --out {folder / recipe}"
+                f"no {name} under {folder}; run: python -m glasslib.tinyworld.recipes.{recipe} --out {folder / recipe}"
             )
     autoencoder = AutoencoderTiny.from_pretrained(folder / "painter_vae" / "vae")
     text_encoder = CLIPTextModel.from_pretrained(folder / "painter_text" / "text_encoder")
@@ -87,7 +89,8 @@ class Captions:
 
     def states(self, rows: Tensor, dice: np.random.Generator, *, empty: float = EMPTY) -> Tensor:
         """States of new captions of the scenes `rows`; a share `empty` says nothing."""
-        texts = two_things.describe(self._world[rows.numpy()], rng=dice)
+        told = two_things.mistaken(self._world[rows.numpy()], rng=dice)
+        texts = two_things.describe(told, rng=dice)
         silent = dice.random(len(texts)) < empty
         return self.encode(["" if quiet else text for text, quiet in zip(texts, silent, strict=True)]).clone()
 
@@ -139,9 +142,7 @@ def train(folder: Path, *, parts: Path, n_images: int, seed: int) -> tuple[nn.Mo
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     rng = torch.Generator().manual_seed(seed)
-    session = Session(
-        folder, model=nn.ModuleDict({"unet": unet, "average": average}), optimizer=optimizer, rng=rng
-    )
+    session = Session(folder, model=nn.ModuleDict({"unet": unet, "average": average}), optimizer=optimizer, rng=rng)
     world, pictures = training_pictures(seed, N_SCENES)
     latents, captions = encode_all(autoencoder, pictures), Captions(world, text_encoder, tokenizer)
     n_steps = n_images // BATCH_SIZE
@@ -167,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", type=Path, required=True, help="where painter_vae/ and painter_text/ lie")
-    parser.add_argument("--images", type=int, default=240_000)
+    parser.add_argument("--images", type=int, default=64_000)
     parser.add_argument("--seed", type=int, default=13)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Make the painter draw in one to four steps: `python -m glasslib.tinyworld.train.painter_fast --out runs/painter_fast`.
+"""Make the painter draw in one to four steps: `python -m glasslib.tinyworld.recipes.painter_fast --out runs/painter_fast`.
 
 Reflow: the painter of painter.py draws a picture of each of many noises, with guidance, and a student learns the
 straight way from that noise to that picture. Guidance is in the pictures, so the student needs none. The whole
@@ -21,14 +21,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 
-from glasslib import runs
+from glasslib import results
 from glasslib.tinyworld import two_things
 from glasslib.tinyworld.models import WEIGHTS
-from glasslib.tinyworld.train import checkpoints
-from glasslib.tinyworld.train.checkpoints import Session
-from glasslib.tinyworld.train.painter import BATCH_SIZE, LATENT_SIZE, N_TIMES, flow_loss, load_parts, update_average
-from glasslib.tinyworld.train.painter_text import token_ids
-from glasslib.tinyworld.train.painter_vae import LATENT_CHANNELS
+from glasslib.tinyworld.recipes.checkpoints import Session
+from glasslib.tinyworld.recipes.painter import BATCH_SIZE, LATENT_SIZE, N_TIMES, flow_loss, load_parts, update_average
+from glasslib.tinyworld.recipes.painter_text import token_ids
+from glasslib.tinyworld.recipes.painter_vae import LATENT_CHANNELS
 
 GUIDANCE, N_STEPS = 2.5, 6  # of the teacher
 CHUNK = 500  # noises drawn, and written to disk, at a time
@@ -62,7 +61,7 @@ def make_pairs(folder: Path, *, teacher: nn.Module, text_encoder: nn.Module, tok
             states = text_encoder(words).last_hidden_state
             latents.append(draw(teacher, some, states, empty, n_steps=N_STEPS, guidance=GUIDANCE))
         pairs = {"noise": noise, "latents": torch.cat(latents).contiguous(), "ids": ids}
-        runs.write_bytes_atomic(path, save(pairs))
+        results.write_bytes_atomic(path, save(pairs))
 
 
 def read_pairs(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +83,9 @@ def train(
     _, text_encoder, tokenizer = load_parts(parts)
     student = copy.deepcopy(teacher).train().requires_grad_(True)
     average = copy.deepcopy(teacher).requires_grad_(False)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+    )
     rng = torch.Generator().manual_seed(seed)
     both = nn.ModuleDict({"unet": student, "average": average})
     session = Session(folder, model=both, optimizer=optimizer, rng=rng)
@@ -139,7 +140,7 @@ def main() -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", type=Path, default=runs.REPO / "runs", help="where the painter_* folders lie")
+    parser.add_argument("--parts", type=Path, default=results.REPO / "runs", help="where the painter_* folders lie")
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--images", type=int, default=80_000)
     parser.add_argument("--seed", type=int, default=14)

@@ -1,4 +1,4 @@
-"""Train the painter's text encoder: `python -m glasslib.tinyworld.train.painter_text --out runs/painter_text`.
+"""Train the painter's text encoder: `python -m glasslib.tinyworld.recipes.painter_text --out runs/painter_text`.
 
 transformers' CLIP text model over the words of the tiny grammar. It learns from captions alone, without pictures, by
 saying what stands on each of the four sides; the heads that say so are thrown away. The painter reads the states of
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from glasslib.tinyworld import scenes, two_things, wording
-from glasslib.tinyworld.train.checkpoints import Session
+from glasslib.tinyworld.recipes.checkpoints import Session
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 WIDTH, N_LAYERS, N_HEADS = 64, 3, 4
@@ -125,7 +125,9 @@ def train(folder: Path, *, n_captions: int, seed: int) -> tuple[nn.Module, objec
         dice = np.random.default_rng([seed, step])
         world = two_things.sample(BATCH_SIZE, rng=dice)
         ids = token_ids(tokenizer, two_things.describe(world, rng=dice))
-        ids = ids[:, : int((ids != tokenizer.eos_token_id).sum(1).max()) + 1]  # causal: padding changes nothing before it
+        ids = ids[
+            :, : int((ids != tokenizer.eos_token_id).sum(1).max()) + 1
+        ]  # causal: padding changes nothing before it
         loss = F.cross_entropy(both["heads"](end_states(both["text_encoder"], ids)), layout(world))
         optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""Train the painter's autoencoder: `python -m glasslib.tinyworld.train.painter_vae --out runs/painter_vae`.
+"""Train the painter's autoencoder: `python -m glasslib.tinyworld.recipes.painter_vae --out runs/painter_vae`.
 
 It packs a 32-pixel picture into 8 x 8 x 8 numbers, of mean 0 and variance 1 in each channel, so that the painter's
 U-Net works on 64 positions instead of 1,024. The decoder learns with noise on its latents, because a painter in few
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from glasslib.tinyworld import scenes, two_things
-from glasslib.tinyworld.train.checkpoints import Session
+from glasslib.tinyworld.recipes.checkpoints import Session
 
 N_SCENES = 40_000
 BATCH_SIZE = 32

@@ -1,4 +1,4 @@
-"""Train CLIPs that know different amounts of two things: `python -m glasslib.tinyworld.train.two_clip --kind hard`.
+"""Train CLIPs that know different amounts of two things: `python -m glasslib.tinyworld.recipes.two_clip --kind hard`.
 
 `plain` sees random batches, so that it need not know which colour belongs to which shape to tell their captions apart:
 a bag of words. `hard` sees most scenes beside their twins, with colours, shapes or places exchanged, described in the
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glasslib.embedding import ClipEmbedder
+from glasslib.clip.embedder import ClipEmbedder
 from glasslib.tinyworld import scenes, two_things
 from glasslib.tinyworld.models import WEIGHTS, clip_tokenizer
-from glasslib.tinyworld.train import checkpoints, clip
-from glasslib.tinyworld.train.clip import BATCH_SIZE
-from glasslib.tinyworld.train.painter_vae import render_all
+from glasslib.tinyworld.recipes import checkpoints, clip
+from glasslib.tinyworld.recipes.clip import BATCH_SIZE
+from glasslib.tinyworld.recipes.painter_vae import render_all
 
 N_SCENES = 16_000  # before their twins
 EXCHANGES = ("colours", "shapes", "places")
@@ -136,7 +136,7 @@ def main() -> None:
         args.to or WEIGHTS / f"two_{args.kind}",
         model,
         session,
-        recipe=f"python -m glasslib.tinyworld.train.two_clip --kind {args.kind} --out runs/{args.out.name} "
+        recipe=f"python -m glasslib.tinyworld.recipes.two_clip --kind {args.kind} --out runs/{args.out.name} "
         f"--pairs {args.pairs}",
         seed=seed,
         data=f"{args.pairs} pairs: {N_SCENES} scenes of two things at 32 pixels, no held-out combination"

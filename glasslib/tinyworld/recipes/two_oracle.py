@@ -1,4 +1,4 @@
-"""Train the oracle of two things on endless renders: `python -m glasslib.tinyworld.train.two_oracle --out runs/two_oracle`.
+"""Train the oracle of two things on endless renders: `python -m glasslib.tinyworld.recipes.two_oracle --out runs/two_oracle`.
 
 Half of the pictures hold two things, of every combination; the others one, two, three or none, so that it can say
 "not two". Pictures are roughened as the one-object oracle's are; it never sees a generated one.
@@ -19,10 +19,10 @@ from tqdm import trange
 from glasslib.tinyworld import scenes, two_things
 from glasslib.tinyworld.models import WEIGHTS
 from glasslib.tinyworld.oracle import IMAGE_SIZE, OracleNetwork
+from glasslib.tinyworld.recipes import checkpoints
+from glasslib.tinyworld.recipes.checkpoints import Session
+from glasslib.tinyworld.recipes.oracle import roughen
 from glasslib.tinyworld.two_oracle import HEADS, TwoOracle
-from glasslib.tinyworld.train import checkpoints
-from glasslib.tinyworld.train.checkpoints import Session
-from glasslib.tinyworld.train.oracle import roughen
 
 BATCH_SIZE = 96
 LEARNING_RATE = 3e-3
@@ -111,7 +111,7 @@ def main() -> None:
         args.to,
         network,
         session,
-        recipe=f"python -m glasslib.tinyworld.train.two_oracle --out runs/{args.out.name} --images {args.images} "
+        recipe=f"python -m glasslib.tinyworld.recipes.two_oracle --out runs/{args.out.name} --images {args.images} "
         f"--seed {args.seed}",
         seed=args.seed,
         data=f"{args.images} renders at {IMAGE_SIZE} pixels, roughened, each seen once: half of two things, of every "
