@@ -165,7 +165,7 @@ def embed_prompt(pipeline, prompt: str) -> Tensor:
 
 
 def _own_scheduler(scheduler):
-    """A copy of the pipeline's scheduler; one that adds noise of its own is refused, because noise is what we search."""
+    """A copy of the pipeline's scheduler; one that adds noise of its own is refused: noise is what we search."""
     name, kind = type(scheduler).__name__, str(scheduler.config.get("algorithm_type", ""))
     if any(word in name for word in ("Ancestral", "LCM", "TCD", "SDE", "DDPM")) or kind.startswith("sde"):
         raise ValueError(

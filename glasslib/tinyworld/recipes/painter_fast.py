@@ -1,4 +1,4 @@
-"""Make the painter draw in one to four steps: `python -m glasslib.tinyworld.recipes.painter_fast --out runs/painter_fast`.
+"""Make the painter draw in few steps: `python -m glasslib.tinyworld.recipes.painter_fast --out runs/painter_fast`.
 
 Reflow: the painter of painter.py draws a picture of each of many noises, with guidance, and a student learns the
 straight way from that noise to that picture. Guidance is in the pictures, so the student needs none. The whole

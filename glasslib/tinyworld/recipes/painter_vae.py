@@ -85,7 +85,7 @@ def evaluate(autoencoder: nn.Module, n: int = 500) -> dict[str, float]:
 
 
 def loss_of(autoencoder: nn.Module, real: Tensor, rng: torch.Generator) -> Tensor:
-    """Absolute and squared difference of the picture decoded again, plus what keeps each channel at mean 0, variance 1."""
+    """Absolute and squared difference of the decoded picture, plus what keeps each channel at mean 0, variance 1."""
     latents = autoencoder.encoder(real)
     again = autoencoder.decoder(latents + NOISE_STD * torch.randn(latents.shape, generator=rng))
     spread = latents.mean((0, 2, 3)).square() + (latents.std((0, 2, 3)) - 1).square()

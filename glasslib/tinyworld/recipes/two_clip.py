@@ -32,7 +32,7 @@ WORDS, BOUND = 16, 16 + 64 + 32 + 32  # tags: shapes and colours; and which belo
 
 
 def tags(world: scenes.Scenes, n_tags: int) -> Tensor:
-    """(n, n_tags) zeros and ones: shapes and colours there (16); then pairs of both, and of each with its side (128)."""
+    """(n, n_tags) zeros and ones: shapes and colours (16); then pairs of both, and of each with its side (128)."""
     n_colours, n_places = len(scenes.COLOURS), 4
     shape, colour, place = world.shape[:, :2], world.colour[:, :2], world.place[:, :2]
     parts = (shape, 8 + colour, 16 + shape * n_colours + colour, 80 + shape * n_places + place)
@@ -87,7 +87,7 @@ class Pairs:
 
 
 @torch.inference_mode()
-def knows(embedder: ClipEmbedder, *, n: int, seed: int, held_out: bool = False, images: Tensor | None = None) -> dict:
+def knows(embedder: ClipEmbedder, *, n: int, seed: int, held_out: bool = False) -> dict:
     """How often a picture is nearer to its caption than to that caption with something exchanged.
 
     Returns:
@@ -105,7 +105,8 @@ def knows(embedder: ClipEmbedder, *, n: int, seed: int, held_out: bool = False, 
         other = two_things.exchanged(world, what)
         texts = embedder.embed_texts(two_things.describe(other, rng=np.random.default_rng(dice)), remember=False)
         report[name] = float(((pictures * told).sum(1) > (pictures * texts).sum(1)).float().mean())
-    nearest = [(a @ b.T).argmax(1) == torch.arange(len(a)) for a, b in zip(pictures.split(100), told.split(100))]
+    blocks = zip(pictures.split(100), told.split(100), strict=True)
+    nearest = [(a @ b.T).argmax(1) == torch.arange(len(a)) for a, b in blocks]
     return report | {"any": float(torch.cat(nearest).float().mean())}
 
 

@@ -1,4 +1,4 @@
-"""Train the oracle of two things on endless renders: `python -m glasslib.tinyworld.recipes.two_oracle --out runs/two_oracle`.
+"""Train the oracle of two things on renders: `python -m glasslib.tinyworld.recipes.two_oracle --out runs/two_oracle`.
 
 Half of the pictures hold two things, of every combination; the others one, two, three or none, so that it can say
 "not two". Pictures are roughened as the one-object oracle's are; it never sees a generated one.
