@@ -153,7 +153,7 @@ def main() -> None:
     teacher = UNet2DConditionModel.from_pretrained(args.parts / "painter" / "unet").eval().requires_grad_(False)
     teacher = teacher.to(memory_format=torch.channels_last)
     options = {"n_pairs": args.pairs, "n_images": args.images, "seed": args.seed}
-    average, session = train(args.out, teacher=teacher, parts=args.parts, **options)
+    average, _ = train(args.out, teacher=teacher, parts=args.parts, **options)
     pipeline = new_pipeline(average, args.parts)
     pipeline.unet.to(torch.float16)
     pipeline.save_pretrained(args.to)
