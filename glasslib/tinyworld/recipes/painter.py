@@ -3,8 +3,8 @@
 A rectified flow in the latents of painter_vae, drawn by diffusers' U-Net, which reads the states of all tokens of
 painter_text by cross-attention. It learns to draw and to read from captions that are right. From CARELESS_FROM on
 its captions are careless, as captions found on the web are: three in ten tell all five facts rightly
-(two_things.mistaken). Before that it draws nearly everything right, and nothing is left to search for. A tenth of the captions is empty, for classifier-free guidance. What it learns needs
-many steps and guidance; painter_fast makes a painter of one, two and four steps of it.
+(two_things.mistaken). Before that it draws nearly everything right, and nothing is left to search for. A tenth of the
+captions is empty, for classifier-free guidance. painter_fast makes a painter of one, two and four steps of it.
 
 Source: Liu et al. 2022, https://arxiv.org/abs/2209.03003; noise levels as in Esser et al. 2024,
 https://arxiv.org/abs/2403.03206, moved towards noise, where it is decided what stands where.
@@ -129,6 +129,22 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
+def load_average(folder: Path, context_width: int) -> tuple[nn.Module, int]:
+    """The averaged U-Net of a training folder's checkpoint, frozen, and after how many steps it is.
+
+    Raises:
+        FileNotFoundError: nothing has been trained there.
+    """
+    if not (folder / "checkpoint.pt").is_file():
+        raise FileNotFoundError(
+            f"no checkpoint in {folder}; run: python -m glasslib.tinyworld.recipes.painter --out {folder}"
+        )
+    state, unet = torch.load(folder / "checkpoint.pt", weights_only=True), new_unet(context_width)
+    weights = {name.removeprefix("average."): v for name, v in state["model"].items() if name.startswith("average.")}
+    unet.load_state_dict(weights)
+    return unet.eval().requires_grad_(False), state["step"]
+
+
 def learning_rate(step: int, n_steps: int) -> float:
     """Linear warm-up, then a cosine to a fiftieth."""
     share = min(1.0, max(0, step - WARMUP) / max(1, n_steps - WARMUP))
@@ -174,8 +190,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    average, _ = train(args.out, parts=args.parts, n_images=args.images, seed=args.seed)
-    average.save_pretrained(args.out / "unet")
+    train(args.out, parts=args.parts, n_images=args.images, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ def main() -> None:
         seed=seed,
         data=f"{args.pairs} pairs: {N_SCENES} scenes of two things at 32 pixels, no held-out combination"
         + (", three batches of four with their twins" if args.kind != "plain" else ", random batches"),
-        held_out=evaluate(model, clip_tokenizer(), n=2000),
+        held_out=evaluate(model.half().float(), clip_tokenizer(), n=2000),
+        half=True,
     )
 
 

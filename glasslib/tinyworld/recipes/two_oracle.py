@@ -116,7 +116,8 @@ def main() -> None:
         seed=args.seed,
         data=f"{args.images} renders at {IMAGE_SIZE} pixels, roughened, each seen once: half of two things, of every "
         "combination, half of none to three",
-        held_out=held_out_accuracy(network, 5000),
+        held_out=held_out_accuracy(network.half().float(), 5000),
+        half=True,
     )
 
 
