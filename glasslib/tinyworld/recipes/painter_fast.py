@@ -25,6 +25,7 @@ from glasslib import results
 from glasslib.generators.diffusion import DiffusionGenerator
 from glasslib.tinyworld import two_oracle, two_things
 from glasslib.tinyworld.models import WEIGHTS
+from glasslib.tinyworld.recipes import checkpoints
 from glasslib.tinyworld.recipes.checkpoints import Session
 from glasslib.tinyworld.recipes.painter import (
     BATCH_SIZE,
