@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import trange
 
+from glasslib import results
 from glasslib.tinyworld import scenes, two_things
 from glasslib.tinyworld.recipes.checkpoints import Session
 from glasslib.tinyworld.recipes.painter_text import token_ids
@@ -96,6 +98,17 @@ class Captions:
         return self.encode(["" if quiet else text for text, quiet in zip(texts, silent, strict=True)]).clone()
 
 
+def training_latents(folder: Path, autoencoder: nn.Module, *, seed: int) -> tuple[scenes.Scenes, Tensor]:
+    """N_SCENES scenes and their latents (n, 8, 8, 8), which are kept in `folder`: they take a minute to make."""
+    path = folder / "latents.safetensors"
+    if path.is_file():
+        return two_things.sample(N_SCENES, rng=np.random.default_rng(seed)), load_file(path)["latents"]
+    world, pictures = training_pictures(seed, N_SCENES)
+    latents = encode_all(autoencoder, pictures).contiguous()
+    results.write_bytes_atomic(path, save({"latents": latents}))
+    return world, latents
+
+
 def draw_noise_levels(n: int, rng: torch.Generator) -> Tensor:
     """(n,) in (0, 1): logit-normal, moved towards 1; a tenth uniform, so that both ends are seen."""
     levels = torch.sigmoid(0.5 + 1.1 * torch.randn(n, generator=rng))
@@ -160,8 +173,8 @@ def train(folder: Path, *, parts: Path, n_images: int, seed: int) -> tuple[nn.Mo
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     rng = torch.Generator().manual_seed(seed)
     session = Session(folder, model=nn.ModuleDict({"unet": unet, "average": average}), optimizer=optimizer, rng=rng)
-    world, pictures = training_pictures(seed, N_SCENES)
-    latents, captions = encode_all(autoencoder, pictures), Captions(world, text_encoder, tokenizer)
+    world, latents = training_latents(folder, autoencoder, seed=seed)
+    captions = Captions(world, text_encoder, tokenizer)
     n_steps = n_images // BATCH_SIZE
     for step in trange(session.step, n_steps, initial=session.step, total=n_steps, desc="painter", mininterval=20):
         for group in optimizer.param_groups:
@@ -174,7 +187,7 @@ def train(folder: Path, *, parts: Path, n_images: int, seed: int) -> tuple[nn.Mo
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        update_average(average, unet, step)
+        update_average(average, unet, step if step < CARELESS_FROM else step - CARELESS_FROM)  # begins anew with them
         if (step + 1) % 250 == 0 or step + 1 == n_steps:
             session.save(step + 1, loss=loss.item(), **evaluate(average, autoencoder, captions))
     return average, session
