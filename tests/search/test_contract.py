@@ -294,7 +294,7 @@ def test_state_of_another_search_is_refused(make, space):
     larger = type(search)(space, *objective, popsize=12, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"popsize=10 \(here 12\)"):
         larger.restore(state)
-    elsewhere = type(search)(Normal(7), popsize=10, rng=np.random.default_rng(0))
+    elsewhere = type(search)(Normal(7), *objective, popsize=10, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="the same settings"):
         elsewhere.restore(state)
 
