@@ -197,7 +197,9 @@ def main() -> None:
     """Command line of the recipe; painter_fast reads the folder that it leaves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", type=Path, required=True, help="where painter_vae/ and painter_text/ lie")
+    parser.add_argument(
+        "--parts", type=Path, default=results.REPO / "runs", help="where painter_vae/ and painter_text/ lie"
+    )
     parser.add_argument("--images", type=int, default=128_000)
     parser.add_argument("--seed", type=int, default=13)
     args = parser.parse_args()
