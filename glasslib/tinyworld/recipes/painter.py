@@ -39,6 +39,7 @@ EMPTY = 0.1  # share of captions left out, for guidance
 LATENT_SIZE = 8
 N_TIMES = 1000  # a noise level of 1 is time 1,000 to the U-Net
 WIDTHS = (64, 128)
+SAVE_EVERY = 250  # steps
 
 
 def new_unet(context_width: int) -> nn.Module:
@@ -188,7 +189,7 @@ def train(folder: Path, *, parts: Path, n_images: int, seed: int) -> tuple[nn.Mo
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         update_average(average, unet, step if step < CARELESS_FROM else step - CARELESS_FROM)  # begins anew with them
-        if (step + 1) % 250 == 0 or step + 1 == n_steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == n_steps:
             session.save(step + 1, loss=loss.item(), **evaluate(average, autoencoder, captions))
     return average, session
 
