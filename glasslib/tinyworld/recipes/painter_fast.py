@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -29,7 +30,9 @@ from glasslib.tinyworld.recipes import checkpoints
 from glasslib.tinyworld.recipes.checkpoints import Session
 from glasslib.tinyworld.recipes.painter import (
     BATCH_SIZE,
+    CARELESS_FROM,
     LATENT_SIZE,
+    N_SCENES,
     N_TIMES,
     flow_loss,
     load_average,
@@ -40,6 +43,7 @@ from glasslib.tinyworld.recipes.painter_text import token_ids
 from glasslib.tinyworld.recipes.painter_vae import LATENT_CHANNELS
 
 GUIDANCE, N_STEPS = 2.5, 6  # of the teacher
+UNDISTILLED_GUIDANCE = 1.5
 CHUNK = 500  # noises drawn, and written to disk, at a time
 LEARNING_RATE = 4e-4
 FIRST = 0.4  # share of a batch at noise level 1, where a picture of one step is made
@@ -172,11 +176,12 @@ def share_right(pipeline, oracle, *, n_steps: int, n_captions: int, n_draws: int
     return {name: float(np.mean(values)) for name, values in hits.items()}
 
 
-def write_painter(folder: Path, unet: nn.Module, *, parts: Path, about: dict) -> None:
+def write_painter(folder: Path, unet: nn.Module, *, parts: Path, guidance: float, about: dict) -> None:
     """Write the pipeline in half precision, and its card with what one, two and four steps draw rightly.
 
     Args:
-        about: the card's recipe, seed, steps, data and seconds, as `checkpoints.write_card` takes them.
+        guidance: with which it is measured and should be used; 1 for a student, which has it in its weights.
+        about: the card's recipe, seed, steps, data and seconds, as `checkpoints.write_card` takes them, and `distilled`.
     """
     pipeline = new_pipeline(unet, parts)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
@@ -187,11 +192,40 @@ def write_painter(folder: Path, unet: nn.Module, *, parts: Path, about: dict) ->
     oracle, measured = two_oracle.load(WEIGHTS / "two_oracle"), {}
     for n_steps in (1, 2, 4):
         for name, held_out in (("seen", False), ("unseen", True)):
-            right = share_right(
-                pipeline, oracle, n_steps=n_steps, n_captions=60, n_draws=8, seed=35_000, held_out=held_out
-            )
+            options = {"n_steps": n_steps, "n_captions": 60, "n_draws": 8, "seed": 35_000, "held_out": held_out}
+            right = share_right(pipeline, oracle, guidance=guidance, **options)
             measured |= {f"{name}_{aspect}_{n_steps}": value for aspect, value in right.items()}
-    checkpoints.write_card(folder, **about, held_out=measured, distilled=True)
+    checkpoints.write_card(folder, **about, held_out=measured, guidance=guidance)
+
+
+def about_teacher(folder: Path, steps: int) -> dict:
+    """What the card says of the painter itself, which lies in `folder`."""
+    seconds = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["seconds"]
+    return {
+        "recipe": f"python -m glasslib.tinyworld.recipes.painter --out runs/{folder.name}, stopped at step {steps} of "
+        "4000; then painter_fast --undistilled",
+        "seed": 13,
+        "steps": steps,
+        "data": f"{steps * BATCH_SIZE} draws from {N_SCENES} scenes without a held-out combination; captions right up "
+        f"to step {CARELESS_FROM} and careless from then on; not distilled",
+        "wall_time_s": seconds,
+        "distilled": False,
+    }
+
+
+def about_student(args: argparse.Namespace, session: Session, teacher_steps: int) -> dict:
+    """What the card says of the student."""
+    return {
+        "recipe": f"python -m glasslib.tinyworld.recipes.painter_fast --out runs/{args.out.name} --pairs {args.pairs} "
+        f"--images {args.images} --seed {args.seed}",
+        "seed": args.seed,
+        "steps": session.step,
+        "data": f"{args.pairs} pictures by the painter after {teacher_steps} steps, drawn in {N_STEPS} steps with "
+        f"guidance {GUIDANCE}, of captions without a held-out combination; each seen {args.images / args.pairs:.1f} "
+        "times",
+        "wall_time_s": session.elapsed(),
+        "distilled": True,
+    }
 
 
 def main() -> None:
@@ -202,24 +236,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--images", type=int, default=80_000)
     parser.add_argument("--seed", type=int, default=14)
+    parser.add_argument("--undistilled", action="store_true", help="write the painter itself, without a student")
     parser.add_argument("--to", type=Path, default=WEIGHTS / "painter", help="where the pipeline and its card go")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    teacher, teacher_steps = load_average(args.parts / "painter", load_parts(args.parts)[1].config.hidden_size)
-    options = {"n_pairs": args.pairs, "n_images": args.images, "seed": args.seed}
-    average, session = train(args.out, teacher=teacher, parts=args.parts, **options)
-    about = {
-        "recipe": f"python -m glasslib.tinyworld.recipes.painter_fast --out runs/{args.out.name} --pairs {args.pairs} "
-        f"--images {args.images} --seed {args.seed}",
-        "seed": args.seed,
-        "steps": session.step,
-        "data": f"{args.pairs} pictures by runs/painter after {teacher_steps} steps, drawn in {N_STEPS} steps with "
-        f"guidance {GUIDANCE}, of captions without a held-out combination; each seen {args.images / args.pairs:.1f} "
-        "times",
-        "wall_time_s": session.elapsed(),
-    }
-    write_painter(args.to, average, parts=args.parts, about=about)
+    folder = args.parts / "painter"
+    unet, steps = load_average(folder, load_parts(args.parts)[1].config.hidden_size)
+    if args.undistilled:
+        guidance, about = UNDISTILLED_GUIDANCE, about_teacher(folder, steps)
+    else:
+        options = {"n_pairs": args.pairs, "n_images": args.images, "seed": args.seed}
+        unet, session = train(args.out, teacher=unet, parts=args.parts, **options)
+        guidance, about = 1.0, about_student(args, session, steps)
+    write_painter(args.to, unet, parts=args.parts, guidance=guidance, about=about)
 
 
 if __name__ == "__main__":
