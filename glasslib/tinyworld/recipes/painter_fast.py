@@ -181,7 +181,7 @@ def write_painter(folder: Path, unet: nn.Module, *, parts: Path, guidance: float
 
     Args:
         guidance: with which it is measured and should be used; 1 for a student, which has it in its weights.
-        about: the card's recipe, seed, steps, data and seconds, as `checkpoints.write_card` takes them, and `distilled`.
+        about: the rest of the card, as `checkpoints.write_card` takes it, and `distilled`.
     """
     pipeline = new_pipeline(unet, parts)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
