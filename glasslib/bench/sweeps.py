@@ -59,7 +59,7 @@ def identical(folder: Path, *, n_jobs: int = 8, n_generations: int = 5) -> list[
 
 
 def survived(folder: Path, *, rng: np.random.Generator, n_jobs: int = N_JOBS) -> bool:
-    """Kill one of two workers at up to three random instants while a sweep runs; whether it ended complete and did nothing twice.
+    """Kill one of two workers at up to three random instants of a sweep; whether it ended complete, nothing done twice.
 
     "Twice" is of finished jobs: one that was in hand when its worker died, or was done and not yet kept, runs again.
     """
