@@ -72,10 +72,14 @@ def test_two_runners_on_one_notebook_do_not_fail_each_other(tmp_path):
 
 def test_a_killed_kernel_is_reported_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    dies = toy(tmp_path / "x.ipynb", "n = 1", "import os, time; t = time.time(); os.kill(os.getpid(), 9)")
+    dies = toy(
+        tmp_path / "x.ipynb",
+        "n = 1",
+        f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, 'died').touch(); os.kill(os.getpid(), 9)",
+    )
     (outcome,) = notebooks.run_jobs([notebooks.Job(dies, tmp_path / "out.ipynb", {}, None)], workers=1)
     assert "x failed" in outcome.error and "Kernel died" in outcome.error
-    assert outcome.seconds < 40  # most of it is the start of papermill and of the kernel
+    assert time.time() - (tmp_path / "died").stat().st_mtime < 10  # about two seconds on an idle machine
 
 
 def test_only_a_refresh_may_change_the_committed_parameters(tmp_path, monkeypatch):
