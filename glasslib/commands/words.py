@@ -9,7 +9,7 @@ from functools import cache
 from glasslib.tinyworld import wording
 
 SAME = {"gray": "grey", "center": "centre", "centred": "centre", "centered": "centre", "checkered": "checked"}
-ENDS = ".!?;:\"'()[]…"
+ENDS = ".!?;:\"'()[]…“”‘’«»"
 MAX_WORDS = 37  # CLIP's tokenizer reads 40 tokens: one a word (the shipped one splits none), two ends and a full stop
 SHAPES = {*wording.READ["shape"], "shapes"}
 
