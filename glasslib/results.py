@@ -79,11 +79,11 @@ def write_json_atomic(path: str | Path, content: Any) -> None:
 
 
 def _json(content: Any) -> bytes:
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False, default=_plain)
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False, default=plain)
     return (text + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn what JSON and csv do not know (paths, NumPy numbers and arrays) into what they do."""
     if isinstance(value, Path):
         return value.relative_to(REPO).as_posix() if value.is_relative_to(REPO) else value.as_posix()
@@ -231,7 +231,7 @@ def show(metrics: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _field(value: Any, *, where: str) -> str | int | float | None:
-    value = _plain(value) if hasattr(value, "tolist") or isinstance(value, Path) else value
+    value = plain(value) if hasattr(value, "tolist") or isinstance(value, Path) else value
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where}: numbers must be finite, got {value}; use None for a missing one")
     if value is not None and not isinstance(value, str | int | float):
