@@ -56,9 +56,10 @@ class TinyWorld:
         return scenes.render(world, rng=torch.Generator().manual_seed(HELD_OUT)), world
 
     def shows(self, images: Tensor, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """For each of ATTRIBUTES (n,) bool: whether the oracle sees in picture i what caption i names."""
+        """Attribute -> (n,) bool: whether the oracle sees it, of ATTRIBUTES those that every caption names."""
         reading, facts = self.read(images), [captions.parse(text) for text in texts]
-        return {name: reading.agrees(facts, name) for name in ATTRIBUTES}
+        named = [name for name in ATTRIBUTES if all(getattr(fact.objects[0], name) for fact in facts)]
+        return {name: reading.agrees(facts, name) for name in named}
 
     def titles(self, images: Tensor) -> list[str]:
         """What the oracle sees in each picture, as a second line of its title."""
