@@ -25,6 +25,9 @@ VERSIONED = ("cma", "numpy", "open_clip_torch", "pymoo", "torch", "transformers"
 FIGURE_DPI = 144
 METRIC_ID = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 METRIC_KEYS = {"value", "n", "ci", "unit"}
+REFRESH = "GLASSLIB_REFRESH"  # "1" (set by `make notebooks` and `make experiments` alone): may change a params.json
+    "GLASSLIB_REFRESH"  # "1": these runs may change a params.json; set by `make notebooks` and `make experiments` alone
+)
 
 
 def pick_device(name: str = "auto") -> "torch.device":
@@ -130,11 +133,14 @@ def write_results(
     """Write one experiment's folder; the same content gives the same bytes, but for timings.json.
 
     All is checked and drawn before the first file is replaced; metrics.json, which lists tables and figures, is last.
+    results/ holds what the committed parameters gave, so only a run with the parameters of results/NN_topic/params.json
+    writes there (scale="full": of results/NN_topic/full/). Any other run of a notebook goes to
+    runs/NN_topic-<hash of the parameters>/, preset="paper" to runs/paper/NN_topic/, and says so in one line.
 
     Args:
-        results_dir: results/NN_topic; a relative path starts at the repository root.
+        results_dir: results/NN_topic; a relative path starts at the repository root. One outside results/ is obeyed.
         source: what makes these numbers again: "notebooks/NN_topic.ipynb" or "make bench".
-        params: what the run was asked for, JSON values.
+        params: what the run was asked for, JSON values; "preset" and "scale" also choose the folder.
         metrics: scoreboard id ("clip.colour") -> what `metric` returns.
         tables: name -> rows with the same keys, or columns of one length; becomes name.csv. None is an empty field.
         figures: name -> matplotlib Figure, becomes name.png; or file name with suffix -> bytes, written as they are.
@@ -143,7 +149,9 @@ def write_results(
     Returns:
         The folder written to.
     """
-    folder = REPO / results_dir
+    folder, notice = Path(os.path.abspath(REPO / results_dir)), ""
+    if source.startswith("notebooks/"):  # make bench takes no parameters
+        folder, notice = _destination(folder, params)
     files = {f"{name}.csv": _csv(name, table) for name, table in (tables or {}).items()}
     files |= dict(_figure_file(name, figure) for name, figure in (figures or {}).items())
     if misnamed := [name for name in files if name != Path(name).name]:
@@ -153,7 +161,33 @@ def write_results(
     files |= {"params.json": _json(params), "metrics.json": _json(summary)}
     for name, content in files.items():
         write_bytes_atomic(folder / name, content)
+    if notice:
+        print(notice)
     return folder
+
+
+def _destination(folder: Path, params: Mapping[str, Any]) -> tuple[Path, str]:
+    """Return where a run asked to write to `folder` may write, and the line that says so if it is elsewhere."""
+    if folder == REPO / "results" or not folder.is_relative_to(REPO / "results"):
+        return folder, ""
+    topic = folder.relative_to(REPO / "results")
+    scale = "full" if params.get("scale") == "full" else ""
+    if params.get("preset") == "paper":
+        return (there := REPO / "runs" / "paper" / topic / scale), f"results are in {_plain(there)}/"
+    if os.environ.get(REFRESH) == "1" or _asked(folder / scale / "params.json") == _without_folder(params):
+        return folder / scale, ""
+    mark = hashlib.sha256(_without_folder(params)).hexdigest()[:8]
+    there = REPO / "runs" / f"{'-'.join(topic.parts)}-{mark}"
+    return there, f"other parameters than the committed ones: results are in {_plain(there)}/"
+
+
+def _without_folder(params: Mapping[str, Any]) -> bytes:
+    return _json({name: value for name, value in params.items() if name != "results_dir"})
+
+
+def _asked(path: Path) -> bytes:
+    """Return what an earlier run was asked for, as `_without_folder` gives it; b"" if there was none."""
+    return _without_folder(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else b""
 
 
 def _checked(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

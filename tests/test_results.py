@@ -104,6 +104,59 @@ def test_shown_metrics_are_aligned(capsys):
     ]
 
 
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository in which results/01_clip_space was committed with seed 1."""
+    monkeypatch.setattr(results, "REPO", tmp_path)
+    monkeypatch.setenv("GLASSLIB_REFRESH", "1")
+    write("results/01_clip_space", params={"seed": 1, "results_dir": "results/01_clip_space"})
+    monkeypatch.delenv("GLASSLIB_REFRESH")
+    return tmp_path
+
+
+SAME = {"seed": 1, "results_dir": "anything"}
+
+
+@pytest.mark.parametrize(
+    ("params", "results_dir", "folder"),
+    [
+        (SAME, "results/01_clip_space", "results/01_clip_space"),
+        (SAME, "results/../results/01_clip_space/", "results/01_clip_space"),
+        ({"seed": 2}, "results/01_clip_space", "runs/01_clip_space-cc7efd37"),
+        ({"seed": 1.0}, "results/01_clip_space", "runs/01_clip_space-4fed241b"),
+        ({"seed": 1, "n": 2}, "results/01_clip_space", "runs/01_clip_space-43d4ea1c"),
+        ({"seed": 1}, "results/02_new", "runs/02_new-1982e76b"),
+        ({"seed": 1, "scale": "full"}, "results/01_clip_space", "runs/01_clip_space-296df85c"),
+        ({"seed": 1, "preset": "paper"}, "results/01_clip_space", "runs/paper/01_clip_space"),
+        ({"seed": 1, "preset": "paper", "scale": "full"}, "results/01_clip_space", "runs/paper/01_clip_space/full"),
+        ({"seed": 2}, "elsewhere/mine", "elsewhere/mine"),
+    ],
+)
+def test_only_the_committed_parameters_write_into_results(checkout, capsys, params, results_dir, folder):
+    before = bytes_in(checkout / "results" / "01_clip_space")
+    assert write(results_dir, params=params).relative_to(checkout).as_posix() == folder
+    notice = "" if params is SAME or folder.startswith("elsewhere") else f"results are in {folder}/\n"
+    assert capsys.readouterr().out.endswith(notice) and (checkout / folder / "metrics.json").is_file()
+    after = bytes_in(checkout / "results" / "01_clip_space")
+    assert after == before or params is SAME
+    assert {path.name for path in (checkout / "results").iterdir()} == {"01_clip_space"}
+
+
+def test_a_full_run_has_its_own_committed_parameters(checkout, monkeypatch):
+    full = {"seed": 3, "scale": "full"}
+    monkeypatch.setenv("GLASSLIB_REFRESH", "1")
+    assert write("results/01_clip_space", params=full) == checkout / "results/01_clip_space/full"
+    monkeypatch.delenv("GLASSLIB_REFRESH")
+    assert write("results/01_clip_space", params=full) == checkout / "results/01_clip_space/full"
+    assert write("results/01_clip_space", params={"seed": 1}) == checkout / "results/01_clip_space"
+    assert write("results/01_clip_space", params=full | {"seed": 1}).parent == checkout / "runs"
+
+
+def test_make_bench_takes_no_parameters_and_writes_where_it_says(checkout):
+    folder = write("results/bench_x", params={"cores": 2}, source="make bench")
+    assert folder == write("results/bench_x", params={"cores": 4}, source="make bench") == checkout / "results/bench_x"
+
+
 def test_relative_results_dir_starts_at_the_repository_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(tmp_path / "there", results.REPO)
