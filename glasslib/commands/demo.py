@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from glasslib import images, presets, results
-from glasslib.search import loop
+from glasslib.search import interrupts, loop
 from glasslib.tinyworld import models, oracle
 
 DEFAULT_TARGET = "a large red star on a dark background"
@@ -32,13 +32,7 @@ def caption_to_picture(caption: str, folder: Path, *, n_generations: int | None 
     print(f"Caption -> picture: evolving StyleGAN2's latent vector until CLIP says {caption!r}.")
     preset = presets.load("tiny-stylegan2")
     started = time.perf_counter()
-    result = loop.run(
-        preset.search("GA", rng=np.random.default_rng(SEED)),
-        preset.scores(caption),
-        n_generations=n_generations or preset.n_generations,
-    )
-    if result.best is None:
-        raise KeyboardInterrupt  # stopped before the first generation: there is nothing to show
+    result = _search(preset, caption, n_generations or preset.n_generations)
     picture = preset.make(result.best.x)  # (1, 3, h, w)
     judged = float((preset.judge.embed_images(picture) @ preset.judge.embed_texts([caption]).T).item())
     card = _card(preset, caption, result, judged, time.perf_counter() - started)
@@ -67,11 +61,7 @@ def picture_to_caption(path: Path, folder: Path) -> str:
     print(f"Picture -> caption: evolving GPT-2's context tokens until CLIP says that its sentence fits {path.name}.")
     preset = presets.load("tiny-gpt2")
     started = time.perf_counter()
-    result = loop.run(
-        preset.search("GA", rng=np.random.default_rng(SEED)), preset.scores(picture), n_generations=preset.n_generations
-    )
-    if result.best is None:
-        raise KeyboardInterrupt
+    result = _search(preset, picture, preset.n_generations)
     caption = preset.make(result.best.x)[0]
     judged = float(F.cosine_similarity(preset.judge.embed_images(picture[None]), preset.judge.embed_texts([caption])))
     card = _card(preset, f"{path.name} {results.sha256_file(path)}", result, judged, time.perf_counter() - started)
@@ -79,6 +69,17 @@ def picture_to_caption(path: Path, folder: Path) -> str:
     print(f"score by CLIP          {result.best.score:.3f}   (cosine, after {card.evaluations} sentences)")
     print(f"score by the judge     {judged:.3f}   (a second CLIP that the search never saw)")
     return caption
+
+
+def _search(preset, target, n_generations: int):
+    """What the genetic algorithm finds, or has found when it is interrupted."""
+    search = preset.search("GA", rng=np.random.default_rng(SEED))
+    try:
+        return loop.run(search, preset.scores(target), n_generations=n_generations)
+    except interrupts.Interrupted as stop:
+        if stop.result.best is None:
+            raise  # there is nothing to show
+        return stop.result
 
 
 def _card(preset, target: str, result, judged: float, seconds: float) -> results.ResultCard:
