@@ -79,9 +79,16 @@ CONFIGURATIONS: dict[str, Configuration] = {
 
 
 def build(
-    name: str, arm: str, *, weights: str | Path | None, rng: torch.Generator | None, device: torch.device | str
-) -> dict:
-    """The fields of a `presets.Preset` but its name and arm; for the arguments see `presets.load`."""
+    name: str, arm: str, *, weights: str | Path | None, rng: torch.Generator | None, device: torch.device | str,
+    **options,
+) -> dict:  # fmt: skip
+    """The fields of a `presets.Preset` but its name and arm; for the arguments see `presets.load`.
+
+    Args:
+        options: keywords of the generator that only the fixed arm may have, such as `render_size`.
+    """
+    if options and arm == "faithful":
+        raise ValueError(f"the faithful arm runs as published, without {options}; leave them out or take arm='fixed'")
     if arm not in ARMS:
         raise ValueError(f"arm must be one of {ARMS}, got {arm!r}")
     configuration, is_random = CONFIGURATIONS[name], weights == "random"
@@ -91,7 +98,7 @@ def build(
         raise ValueError(f"{reason} rng=torch.Generator(), got None")
     files, hashes = ({}, {}) if is_random else _verified(name, weights)
     make = {"biggan": _biggan_generator, "stylegan2": _stylegan2_generator, "gpt2": _gpt2_generator}
-    generator = make[configuration.family](configuration, files, faithful=faithful, rng=rng, device=device)
+    generator = make[configuration.family](configuration, files, faithful=faithful, rng=rng, device=device, **options)
     plain = faithful and configuration.family != "gpt2"  # the picture that sentences aim at is preprocessed properly
     quirks = {"normalize": False, "resize": "bilinear"} if plain else {}
     return {
@@ -130,12 +137,12 @@ def _biggan_generator(configuration: Configuration, files: dict[str, Path], *, f
     return BigGANGenerator(_seeded(lambda: GeneratorNetwork(**config), rng), config=config, **options)
 
 
-def _stylegan2_generator(configuration: Configuration, files: dict[str, Path], *, faithful, rng, device):
+def _stylegan2_generator(configuration: Configuration, files: dict[str, Path], *, faithful, rng, device, **options):
     from glasslib.generators.stylegan2 import snapshots
     from glasslib.generators.stylegan2.generator import StyleGAN2Generator
     from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
-    options: dict = {"batch_size": configuration.batch_size}
+    options["batch_size"] = configuration.batch_size
     if faithful:
         seed = int(torch.randint(2**62, (), generator=rng))  # the noise is drawn where the networks are
         options |= {"noise_mode": "random", "rng": torch.Generator(device).manual_seed(seed)}
