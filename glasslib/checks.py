@@ -1,8 +1,10 @@
-"""Shape and range checks, a loop over batches that survives running out of memory, and a faster GELU."""
+"""Checks of shapes, ranges and JSON files, a loop over batches that survives running out of memory, a faster GELU."""
 
+import json
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +60,39 @@ def check_range(x: Array, name: str, lo: float, hi: float) -> None:
 
 def _size(x: Array) -> int:
     return x.numel() if isinstance(x, torch.Tensor) else x.size
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        what: what it holds, for the message.
+
+    Raises:
+        ValueError: not JSON, cut off, nested too deeply, or a key that one object has twice: Python would silently keep
+            the last of its values.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{what} must be valid JSON, got {path}: {error}; is the file complete?") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return JSON's value; ValueError also for a key that one object has twice and for what is nested too deeply."""
+    try:
+        return json.loads(text, object_pairs_hook=_distinct)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} comes twice")
+    return found
 
 
 def fuse_gelu(model: torch.nn.Module) -> None:

@@ -15,16 +15,18 @@ MARKER = re.compile(r"<!-- score:(?P<id>[a-z0-9_.]+)(?::(?P<part>[a-z]+))? -->(?
 
 
 def assemble_scoreboard(results: Path = REPO / "results") -> dict[str, dict[str, Any]]:
-    """Return id -> value, n, ci, unit and source, from every results/*/metrics.json.
+    """Return id -> value, n, ci, unit and source, from every results/*/metrics.json and results/*/full/metrics.json.
+
+    Of a number that a notebook's quick and its full run both give, the full run's stands.
 
     Raises:
-        ValueError: two folders give the same id.
+        ValueError: two experiments give the same id.
     """
     board: dict[str, dict[str, Any]] = {}
-    for path in sorted(results.glob("*/metrics.json")):
+    for path in [*sorted(results.glob("*/metrics.json")), *sorted(results.glob("*/full/metrics.json"))]:
         content = json.loads(path.read_text(encoding="utf-8"))
         for name, entry in content["metrics"].items():
-            if name in board:
+            if name in board and not (path.parent.name == "full" and board[name]["source"] == content["source"]):
                 raise ValueError(
                     f"{name} is measured twice, by {board[name]['source']} and by {content['source']}: "
                     f"rename one of them, or delete the stale {path.parent.name}/ under results/"

@@ -104,10 +104,40 @@ class Preset:
         """
         return self._evaluation(self._similarity(target))
 
-    def objectives(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
-        """What the preset's own method maximises: `scores`, or with realism beside it, (n, 2), for NSGA-II."""
+    def scores_many(
+        self, targets: Sequence[str] | Tensor, *, truncate: bool = False
+    ) -> Callable[[np.ndarray, np.ndarray], Tensor]:
+        """What `loop.run_many` asks for: (x (n, dim), owner (n,)) -> (n,), `scores` of row i for targets[owner[i]].
+
+        Args:
+            targets: captions for a picture generator, pictures (m, 3, h, w) in [0, 1] for a text generator.
+            truncate: cut captions that are longer than CLIP's context instead of refusing them.
+        """
+        clip = self.embedder
+        with torch.inference_mode():
+            wanted = clip.embed_images(targets) if self.writes_text else clip.embed_texts(targets, truncate=truncate)
+
+        @torch.inference_mode()
+        def evaluate(x: np.ndarray, owner: np.ndarray) -> Tensor:
+            made = self.make(x)
+            embedded = clip.embed_texts(made, truncate=True) if self.writes_text else clip.embed_images(made)
+            scores = (embedded * wanted[owner]).sum(dim=1).clamp(-1, 1).cpu()
+            if self.writes_text and self.arm == "faithful":  # one sentence too long, and its whole population scores 0
+                too_long = set(clip.too_long(made))
+                scores[np.isin(owner, owner[[text in too_long for text in made]])] = 0.0
+            return scores
+
+        return evaluate
+
+    def objectives(self, target: str | Tensor, method: str | None = None) -> Callable[[np.ndarray], Tensor]:
+        """What a method maximises: `scores`, or with realism beside it, (n, 2), for NSGA-II.
+
+        Args:
+            target: as in `scores`.
+            method: a key of SEARCHES; None: the preset's own.
+        """
         similarity = self._similarity(target)
-        if self.method != "NSGA-II":
+        if (method or self.method) != "NSGA-II":
             return self._evaluation(similarity)
         return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]))
 

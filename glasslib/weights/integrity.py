@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from glasslib.checks import parse_json
 
 
 def fault(path: Path, *, suffix: str) -> str | None:
@@ -16,6 +17,11 @@ def fault(path: Path, *, suffix: str) -> str | None:
     size = path.stat().st_size
     with open(path, "rb") as content:
         start = content.read(8)
+        if start == b"version " and content.read(28) == b"https://git-lfs.github.com/s":
+            return "a git-lfs pointer in place of the file (run git lfs pull)"
+        if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+            return "a web page in place of the file"
+        content.seek(8)
         if suffix == ".safetensors":
             length = int.from_bytes(start, "little")
             if not 2 <= length <= size - 8:
@@ -23,7 +29,7 @@ def fault(path: Path, *, suffix: str) -> str | None:
             try:
                 ends = [
                     entry["data_offsets"][1]
-                    for key, entry in json.loads(content.read(length)).items()
+                    for key, entry in parse_json(content.read(length)).items()
                     if key[:2] != "__"
                 ]
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -32,7 +38,7 @@ def fault(path: Path, *, suffix: str) -> str | None:
         content.seek(0)
         if suffix == ".json":
             try:
-                return None if json.load(content) else "empty JSON"
+                return None if parse_json(content.read()) else "empty JSON"
             except ValueError as error:
                 return f"no JSON ({error})"
         if suffix in (".pkl", ".bin") and start[:4] != b"PK\x03\x04":

@@ -33,6 +33,16 @@ def test_an_id_from_two_sources_is_refused(tmp_path):
         scoreboard.assemble_scoreboard(tmp_path)
 
 
+def test_the_full_run_of_a_notebook_stands_before_its_quick_one(tmp_path):
+    add(tmp_path, "01_b", "notebooks/01_b.ipynb", one=0.1, two=0.2)
+    add(tmp_path, "01_b/full", "notebooks/01_b.ipynb", one=0.15)
+    board = scoreboard.assemble_scoreboard(tmp_path)
+    assert {name: entry["value"] for name, entry in board.items()} == {"x.one": 0.15, "x.two": 0.2}
+    add(tmp_path, "02_c/full", "notebooks/02_c.ipynb", two=0.3)
+    with pytest.raises(ValueError, match=r"x.two is measured twice, by notebooks/01_b.ipynb and by notebooks/02_c"):
+        scoreboard.assemble_scoreboard(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("marker", "text"),
     [
