@@ -26,8 +26,6 @@ FIGURE_DPI = 144
 METRIC_ID = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 METRIC_KEYS = {"value", "n", "ci", "unit"}
 REFRESH = "GLASSLIB_REFRESH"  # "1" (set by `make notebooks` and `make experiments` alone): may change a params.json
-    "GLASSLIB_REFRESH"  # "1": these runs may change a params.json; set by `make notebooks` and `make experiments` alone
-)
 
 
 def pick_device(name: str = "auto") -> "torch.device":
