@@ -171,12 +171,12 @@ def _destination(folder: Path, params: Mapping[str, Any]) -> tuple[Path, str]:
     topic = folder.relative_to(REPO / "results")
     scale = "full" if params.get("scale") == "full" else ""
     if params.get("preset") == "paper":
-        return (there := REPO / "runs" / "paper" / topic / scale), f"results are in {_plain(there)}/"
+        return (there := REPO / "runs" / "paper" / topic / scale), f"results are in {plain(there)}/"
     if os.environ.get(REFRESH) == "1" or _asked(folder / scale / "params.json") == _without_folder(params):
         return folder / scale, ""
     mark = hashlib.sha256(_without_folder(params)).hexdigest()[:8]
     there = REPO / "runs" / f"{'-'.join(topic.parts)}-{mark}"
-    return there, f"other parameters than the committed ones: results are in {_plain(there)}/"
+    return there, f"other parameters than the committed ones: results are in {plain(there)}/"
 
 
 def _without_folder(params: Mapping[str, Any]) -> bytes:

@@ -185,7 +185,7 @@ def transfer(
         for source, std in {"texts": noise_std, "pictures": 0.0}.items()
     }
     if (domain, register) == ("print", "neutral"):
-        captioner = trained(**neutral[learns_from])[1]
+        captioner = captioners.load(SHIPPED) if after == "shipped" else trained(**neutral[learns_from])[1]
     else:
         start = kept(**neutral[after]) if after in neutral else SHIPPED if after == "shipped" else None
         settings = recipe.SETTINGS if register == "neutral" else ALONE if after is None else FINE_TUNE
@@ -232,6 +232,10 @@ def reading(
         start: folder of a captioner to go on from; None: the tiny GPT-2.
         n_steps: read the texts in turn, for so many steps; None: `settings.n_epochs` times.
     """
+    if data.key is None:
+        raise ValueError(
+            "data must have a key that names texts and embeddings, or another training would be taken for it"
+        )
     if n_steps is not None:
         rows = [row % len(data) for row in range(settings.batch_size * n_steps)]
         data = training.Pairs(data.embeddings[rows], [data.texts[row] for row in rows], key=data.key)
