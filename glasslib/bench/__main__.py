@@ -1,8 +1,7 @@
 """What no notebook measures, because it takes long or reads the clock: `make bench`, into results/bench*/.
 
 `python -m glasslib.bench t2i` finds pictures for a hundred captions, `biggan` too, `i2t` captions for a hundred
-pictures, `capdec` trains captioners from text alone at several amounts of noise, `capdec_words` on captions worded
-more and less alike, `capdec_transfer` in other domains and registers, and `overhead` and `time` read the clock.
+pictures, and `overhead` and `time` read the clock.
 `parity`, `files`, `render`, `host`, `fullsize` and `peak` are about the papers' real models, with random weights
 where size is what counts: equal to the references, damaged files refused, half-size pictures for scoring, what a
 search costs beside the models, how much faster they are than run plainly, and the memory that the notebooks need.
@@ -16,11 +15,8 @@ import sys
 
 from glasslib.bench import (
     biggan_searches,
-    capdec,
     capdec_checks,
     capdec_fullsize,
-    capdec_transfer,
-    capdec_words,
     clock,
     damaged_files,
     fullsize,
@@ -35,11 +31,8 @@ PARTS = {
     "t2i": tiny_searches.bench_t2i,
     "biggan": biggan_searches.bench_biggan,
     "i2t": tiny_searches.bench_i2t,
-    "capdec": capdec.bench_capdec,
     "parity": parity.bench_parity,
     "files": damaged_files.bench_files,
-    "capdec_transfer": capdec_transfer.bench_capdec_transfer,
-    "capdec_words": capdec_words.bench_capdec_words,
     "capdec_checks": capdec_checks.bench_checks,
     "capdec_fullsize": capdec_fullsize.bench_fullsize,
     "render": render.bench_render,
