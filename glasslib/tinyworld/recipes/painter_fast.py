@@ -43,7 +43,7 @@ from glasslib.tinyworld.recipes.painter_text import token_ids
 from glasslib.tinyworld.recipes.painter_vae import LATENT_CHANNELS
 
 GUIDANCE, N_STEPS = 2.5, 6  # of the teacher
-UNDISTILLED_GUIDANCE = 1.5
+UNDISTILLED_GUIDANCE = 2.5
 CHUNK = 500  # noises drawn, and written to disk, at a time
 LEARNING_RATE = 4e-4
 FIRST = 0.4  # share of a batch at noise level 1, where a picture of one step is made
@@ -192,7 +192,7 @@ def write_painter(folder: Path, unet: nn.Module, *, parts: Path, guidance: float
     oracle, measured = two_oracle.load(WEIGHTS / "two_oracle"), {}
     for n_steps in (1, 2, 4):
         for name, held_out in (("seen", False), ("unseen", True)):
-            options = {"n_steps": n_steps, "n_captions": 60, "n_draws": 8, "seed": 35_000, "held_out": held_out}
+            options = {"n_steps": n_steps, "n_captions": 50, "n_draws": 4, "seed": 35_000, "held_out": held_out}
             right = share_right(pipeline, oracle, guidance=guidance, **options)
             measured |= {f"{name}_{aspect}_{n_steps}": value for aspect, value in right.items()}
     checkpoints.write_card(folder, **about, held_out=measured, guidance=guidance)

@@ -100,7 +100,7 @@ def main() -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=80_000)
+    parser.add_argument("--images", type=int, default=48_000)
     parser.add_argument("--seed", type=int, default=15)
     parser.add_argument("--to", type=Path, default=WEIGHTS / "two_oracle", help="where weights and card go")
     args = parser.parse_args()
