@@ -123,7 +123,7 @@ def map_batches(fn: Callable, x: Array, *, batch_size: int):
     return _concatenate(pieces)
 
 
-def map_alike(fn: Callable[[torch.Tensor], torch.Tensor], pieces: Sequence[torch.Tensor], *, rows: int) -> list:
+def map_alike(fn: Callable, pieces: Sequence[torch.Tensor], *, rows: int, aside: bool = True) -> list:
     """Apply `fn` to each piece such that no bit of a result row depends on the company its input row came in.
 
     On a CPU a product of matrices rounds otherwise in a batch of another size, and with several threads otherwise at
@@ -132,31 +132,32 @@ def map_alike(fn: Callable[[torch.Tensor], torch.Tensor], pieces: Sequence[torch
     that uses torch for the first time meanwhile starts with one of torch's threads.)
 
     Args:
-        fn: (rows, ...) -> (rows, ...), whose rows do not mix. It may run in another thread.
-        pieces: each of at most `rows` rows, on the CPU. The rest of a piece's shape, such as a length, must follow from
-            each of its rows alone.
+        fn: (rows, ...) -> tensor or list of as many rows, which do not mix. It may run in another thread.
+        pieces: on the CPU, each of at most `rows` rows (or more, where `fn` is known not to mind). The rest of a
+            piece's shape, such as a length, must follow from each of its rows alone.
         rows: always the same for the same `fn`.
+        aside: False for an `fn` that draws random numbers, and must be called in order.
 
     Returns:
         What `fn` gives for each piece, without the filling.
     """
 
     def alone(piece: torch.Tensor) -> torch.Tensor:
-        missing = (rows - len(piece)) if len(piece) else 0
+        missing = max(0, rows - len(piece)) if len(piece) else 0
         with one_thread():
             return fn(torch.cat((piece, piece[-1:].repeat_interleave(missing, dim=0))))[: len(piece)]
 
     n_threads = min(torch.get_num_threads(), len(pieces))
-    if n_threads < 2 or torch.is_grad_enabled():
+    if n_threads < 2 or not aside or torch.is_grad_enabled():
         return [alone(piece) for piece in pieces]
     inference = torch.is_inference_mode_enabled()
 
-    def aside(piece: torch.Tensor) -> torch.Tensor:
+    def elsewhere(piece: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(inference), torch.no_grad():
             return alone(piece)
 
     with one_thread(), ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(aside, pieces))
+        return list(pool.map(elsewhere, pieces))
 
 
 @contextmanager

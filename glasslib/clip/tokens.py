@@ -20,12 +20,16 @@ class TextTokens:
             tokenizer: `open_clip.get_tokenizer`'s.
             vocabulary: the only words the model knows, lower case; None: any text.
         """
-        self.context_length = int(tokenizer.context_length)
         self._tokenizer = tokenizer
         self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
         # whether the tokens are `encode`'s between start and end of text: open_clip's own tokenizer, none dropped
         self._is_simple = hasattr(tokenizer, "encode") and not getattr(tokenizer, "reduction_fn", None)
         self._n_empty = len(self.encode(""))
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model reads, start and end counted."""
+        return self._tokenizer.context_length
 
     def encode(self, text: str) -> list[int]:
         """All tokens of a text with those that mark its start and end, however long; open_clip would cut them."""
