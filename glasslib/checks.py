@@ -1,7 +1,9 @@
-"""Shape, range and norm checks, a loop over batches that survives running out of memory, and a faster GELU."""
+"""Checks of shape, range and norm; loops over batches, one exact and one that survives a full memory; a faster GELU."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -119,6 +121,54 @@ def map_batches(fn: Callable, x: Array, *, batch_size: int):
         pieces.append(result)
         start += len(piece)
     return _concatenate(pieces)
+
+
+def map_alike(fn: Callable, pieces: Sequence[torch.Tensor], *, rows: int, aside: bool = True) -> list:
+    """Apply `fn` to each piece such that no bit of a result row depends on the company its input row came in.
+
+    On a CPU a product of matrices rounds otherwise in a batch of another size, and with several threads otherwise at
+    another place in the batch. So each piece is filled up to `rows` rows with copies of its last one and runs on one
+    thread; where no gradient is wanted, several pieces run side by side on as many threads as torch has. (A thread
+    that uses torch for the first time meanwhile starts with one of torch's threads.)
+
+    Args:
+        fn: (rows, ...) -> tensor or list of as many rows, which do not mix. It may run in another thread.
+        pieces: on the CPU, each of at most `rows` rows (or more, where `fn` is known not to mind). The rest of a
+            piece's shape, such as a length, must follow from each of its rows alone.
+        rows: always the same for the same `fn`.
+        aside: False for an `fn` that draws random numbers, and must be called in order.
+
+    Returns:
+        What `fn` gives for each piece, without the filling.
+    """
+
+    def alone(piece: torch.Tensor) -> torch.Tensor:
+        missing = max(0, rows - len(piece)) if len(piece) else 0
+        with one_thread():
+            return fn(torch.cat((piece, piece[-1:].repeat_interleave(missing, dim=0))))[: len(piece)]
+
+    n_threads = min(torch.get_num_threads(), len(pieces))
+    if n_threads < 2 or not aside or torch.is_grad_enabled():
+        return [alone(piece) for piece in pieces]
+    inference = torch.is_inference_mode_enabled()
+
+    def elsewhere(piece: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(inference), torch.no_grad():
+            return alone(piece)
+
+    with one_thread(), ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(elsewhere, pieces))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch's CPU operations of this Python thread on one thread, for the length of the block."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _try(fn: Callable, piece: Array):
