@@ -6,13 +6,31 @@ numbers held as floats, and the generator rounds and casts them.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from glasslib.checks import check_shape
 
 REAL, INTEGER, BINARY = "real", "integer", "binary"
+
+
+def _spread(space, k: int, dtype=None) -> np.ndarray:
+    """(dim,): the k-th of what the space's `_ends` gives (lower end, upper end, kind), of all its variables or each."""
+    return np.full(space.dim, space._ends()[k], dtype=dtype)
+
+
+# shared by every space, which need no base class for them
+LOWER = property(lambda space: _spread(space, 0, np.float64), doc="(dim,) float64: the box's lower ends.")
+UPPER = property(lambda space: _spread(space, 1, np.float64), doc="(dim,) float64: the box's upper ends.")
+KINDS = property(lambda space: _spread(space, 2), doc="(dim,): REAL, INTEGER or BINARY.")
+
+
+def contains(space, x: np.ndarray) -> np.ndarray:
+    """(n, dim) -> (n,) bool: every variable in the box, and whole where the space asks for whole numbers."""
+    check_shape(x, "x", f"n {space.dim}")
+    inside = (x >= space.lower) & (x <= space.upper)  # False for NaN
+    whole = (space.kinds == REAL) | (x == np.floor(x))
+    return (inside & whole).all(axis=1)
 
 
 @dataclass(frozen=True)
@@ -25,24 +43,13 @@ class Normal:
     def __post_init__(self) -> None:
         _check_positive(dim=self.dim, bound=self.bound)
 
-    @property
-    def lower(self) -> np.ndarray:
-        return np.full(self.dim, -float(self.bound))
+    lower, upper, kinds, contains = LOWER, UPPER, KINDS, contains
 
-    @property
-    def upper(self) -> np.ndarray:
-        return np.full(self.dim, float(self.bound))
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return np.full(self.dim, REAL)
+    def _ends(self) -> tuple:
+        return -self.bound, self.bound, REAL
 
     def sample(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         return _normal_inside(n, self.dim, self.bound, rng)
-
-    def contains(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) bool."""
-        return _contains(self, x)
 
 
 @dataclass(frozen=True)
@@ -55,24 +62,13 @@ class TruncatedNormal:
     def __post_init__(self) -> None:
         _check_positive(dim=self.dim, truncation=self.truncation)
 
-    @property
-    def lower(self) -> np.ndarray:
-        return np.full(self.dim, -float(self.truncation))
+    lower, upper, kinds, contains = LOWER, UPPER, KINDS, contains
 
-    @property
-    def upper(self) -> np.ndarray:
-        return np.full(self.dim, float(self.truncation))
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return np.full(self.dim, REAL)
+    def _ends(self) -> tuple:
+        return -self.truncation, self.truncation, REAL
 
     def sample(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         return _normal_inside(n, self.dim, self.truncation, rng)
-
-    def contains(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) bool."""
-        return _contains(self, x)
 
 
 @dataclass(frozen=True)
@@ -89,29 +85,13 @@ class Tokens:
     def dim(self) -> int:
         return self.length
 
-    @property
-    def lower(self) -> np.ndarray:
-        return np.zeros(self.length)
+    lower, upper, kinds, contains = LOWER, UPPER, KINDS, contains
 
-    @property
-    def upper(self) -> np.ndarray:
-        return np.full(self.length, float(self.vocab_size - 1))
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return np.full(self.length, INTEGER)
-
-    @property
-    def is_integer(self) -> np.ndarray:
-        """(dim,) bool: which variables are whole numbers; here all."""
-        return np.full(self.length, True)
+    def _ends(self) -> tuple:
+        return 0, self.vocab_size - 1, INTEGER
 
     def sample(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, self.vocab_size, size=(n, self.length)).astype(np.float64)
-
-    def contains(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) bool."""
-        return _contains(self, x)
 
 
 @dataclass(frozen=True)
@@ -138,17 +118,10 @@ class ClassMixture:
     def dim(self) -> int:
         return self.n_classes
 
-    @property
-    def lower(self) -> np.ndarray:
-        return np.zeros(self.n_classes)
+    lower, upper, kinds, contains = LOWER, UPPER, KINDS, contains
 
-    @property
-    def upper(self) -> np.ndarray:
-        return np.ones(self.n_classes)
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return np.full(self.n_classes, REAL if self.encoding == "simplex" else BINARY)
+    def _ends(self) -> tuple:
+        return 0, 1, REAL if self.encoding == "simplex" else BINARY
 
     def sample(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         """(n, n_classes): bits set with chance n_active / n_classes, or up to `n_active` random classes weighted."""
@@ -172,10 +145,6 @@ class ClassMixture:
         total = kept.sum(axis=1, keepdims=True)
         return np.where(total > 0, kept / np.where(total > 0, total, 1.0), 1.0 / self.n_classes)
 
-    def contains(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) bool."""
-        return _contains(self, x)
-
 
 @dataclass(frozen=True)
 class Product:
@@ -192,17 +161,11 @@ class Product:
     def dim(self) -> int:
         return sum(part.dim for part in self.parts)
 
-    @cached_property
-    def lower(self) -> np.ndarray:
-        return np.concatenate([part.lower for part in self.parts])
+    lower, upper, kinds, contains = LOWER, UPPER, KINDS, contains
 
-    @cached_property
-    def upper(self) -> np.ndarray:
-        return np.concatenate([part.upper for part in self.parts])
-
-    @cached_property
-    def kinds(self) -> np.ndarray:
-        return np.concatenate([part.kinds for part in self.parts])
+    def _ends(self) -> tuple:
+        ends = [(part.lower, part.upper, part.kinds) for part in self.parts]
+        return tuple(map(np.concatenate, zip(*ends, strict=True)))
 
     def split(self, x: np.ndarray) -> list[np.ndarray]:
         """(n, dim) -> one (n, part.dim) array per part."""
@@ -212,24 +175,12 @@ class Product:
     def sample(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         return np.concatenate([part.sample(n, rng=rng) for part in self.parts], axis=1)
 
-    def contains(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) bool."""
-        return _contains(self, x)
-
 
 def _normal_inside(n: int, dim: int, bound: float, rng: np.random.Generator) -> np.ndarray:
     z = rng.standard_normal((n, dim))
     while (outside := np.abs(z) > bound).any():
         z[outside] = rng.standard_normal(outside.sum())
     return z
-
-
-def _contains(space, x: np.ndarray) -> np.ndarray:
-    """(n, dim) -> (n,): every variable in the box, and whole where the space asks for whole numbers."""
-    check_shape(x, "x", f"n {space.dim}")
-    inside = (x >= space.lower) & (x <= space.upper)  # False for NaN
-    whole = (space.kinds == REAL) | (x == np.floor(x))
-    return (inside & whole).all(axis=1)
 
 
 def _check_positive(**values: float) -> None:

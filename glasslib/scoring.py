@@ -64,8 +64,8 @@ class TextScorer:
             embedder: CLIP.
             target: usually one picture (3, h, w) or (1, 3, h, w) in [0, 1]; what `ClipScorer` takes is taken here too.
             truncate: cut a text that is too long for CLIP; otherwise it is refused by name. Needs a `ClipEmbedder`.
-            faithful: a quirk of CLIP-GLaSS: if one text is too long, every text of that call scores 0. Needs a
-                `ClipEmbedder`.
+            faithful: two quirks of CLIP-GLaSS: if one text is too long, every text of that call scores 0; an empty text
+                is scored as it stands instead of being refused. Needs a `ClipEmbedder`.
         """
         if truncate and faithful:
             raise ValueError("truncate=True and faithful=True exclude each other: either cut long texts, or score 0")
@@ -78,7 +78,7 @@ class TextScorer:
         """n strings -> (n,) in [-1, 1]."""
         if self._faithful and self._embedder.too_long(texts):
             return self._direction.new_zeros(len(texts))
-        options = {"truncate": True} if self._truncate else {}
+        options = {"truncate": True} if self._truncate else {"allow_empty": True} if self._faithful else {}
         return (self._embedder.embed_texts(texts, **options) @ self._direction).clamp(-1, 1)
 
 

@@ -1,11 +1,13 @@
 """Every number that the README quotes is the scoreboard's, and the scoreboard's are those of results/."""
 
 import json
+import re
 
 import pytest
 
-from glasslib import results
+from glasslib import images, results
 from glasslib.commands import scoreboard
+from glasslib.weights import registry
 
 RESULTS = results.REPO / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.rglob("metrics.json"))
@@ -47,10 +49,33 @@ def test_scoreboard_holds_every_number_the_project_claims():
     assert CLAIMED - scoreboard.read_scoreboard().keys() == set()
 
 
-def test_readme_quotes_the_scoreboard():
-    text = (results.REPO / "README.md").read_text(encoding="utf-8")
-    assert len(scoreboard.MARKER.findall(text)) >= 10
+@pytest.mark.parametrize("page", scoreboard.pages(), ids=lambda page: page.name)
+def test_a_page_quotes_the_scoreboard(page):
+    text = page.read_text(encoding="utf-8")
+    assert scoreboard.MARKER.search(text)
     assert scoreboard.fill_readme(text, scoreboard.read_scoreboard()) == text, "run: make scoreboard"
+
+
+def test_readme_rests_on_numbers():
+    assert len(scoreboard.MARKER.findall((results.REPO / "README.md").read_text(encoding="utf-8"))) >= 20
+
+
+def test_trusted_files_are_named_as_such():
+    page = (results.REPO / ".github" / "docs" / "real_models.md").read_text(encoding="utf-8")
+    (trusted,) = re.findall(r"^\| (.*) \| nothing published", page, re.M)
+    unverified = {
+        file.path.split("/")[0] for name in registry.PRESETS for file in registry.files(name) if not file.sha256
+    }
+    assert unverified == {"clip-rn50x4", "biggan-deep-512", "stylegan2"}
+    assert trusted == "CLIP RN50x4, BigGAN-deep 512, StyleGAN2 (ffhq, church, car)"
+
+
+def test_the_readmes_snippet_saves_a_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (results.REPO / "README.md").read_text(encoding="utf-8"), re.S)
+    assert snippet.count("n_generations=100") == 1
+    exec(snippet.replace("n_generations=100", "n_generations=1"), {})
+    assert images.load_image(tmp_path / "red_star.png").shape == (3, 256, 256)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(RESULTS).as_posix())

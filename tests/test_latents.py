@@ -54,7 +54,7 @@ def test_truncated_normal_is_redrawn_not_clipped():
 def test_tokens_reach_every_id():
     x = Tokens(20, 7).sample(100, rng=np.random.default_rng(0))
     assert set(np.unique(x)) == set(range(7))
-    assert Tokens(3, 7).is_integer.tolist() == [True, True, True]
+    assert Tokens(3, 7).kinds.tolist() == ["integer"] * 3
 
 
 def test_mixture_on_the_simplex_by_hand():

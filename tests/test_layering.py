@@ -14,6 +14,7 @@ LAYERS = {
     "checks": 0,
     "images": 0,
     "results": 0,
+    "strict_json": 0,
     "sweep": 1,
     "latents": 1,
     "clip": 1,

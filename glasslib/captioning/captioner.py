@@ -10,19 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from glasslib import results
 from glasslib.captioning import decoding, gap, mapper
-from glasslib.captioning.decoder import IGNORE, CaptionDecoder
-from glasslib.checks import check_shape, map_batches
+from glasslib.captioning.decoder import CaptionDecoder
+from glasslib.checks import check_unit, map_alike, map_batches
 
 FORMAT = 1
 SCORED_AT_ONCE = 64  # captions: GPT-2's logits for one of 20 tokens take 4 MB
+LEAST_ROWS = decoding.LEAST_ROWS
 
 
 class Captioner:
-    """Write captions for embeddings, a batch at a time."""
+    """Write captions for embeddings, a batch at a time.
+
+    On a CPU a caption and its log-probability depend on the embedding alone, to the last bit, unless `decode` draws:
+    each batch runs on one thread, several side by side, none of fewer than four (`checks.map_alike`; one such thread
+    rounds alike in all batches of at least four rows, which tests/test_invariance.py measures).
+    """
 
     def __init__(
         self,
@@ -43,7 +48,7 @@ class Captioner:
                 the full stop, which stays part of the caption; end-of-text does not.
             decode: a function of decoding.py, its options given by functools.partial; CapDec's is `published_beam`.
             cross: what brings image embeddings to where texts are: a function of gap.py.
-            batch_size: most embeddings run at once; halved when memory runs out.
+            batch_size: most embeddings in one batch; halved when memory runs out.
 
         Raises:
             ValueError: a stop token that is not one token.
@@ -74,7 +79,7 @@ class Captioner:
         return self._write(embeddings, max_tokens, scored=True)
 
     def _write(self, embeddings: Tensor, max_tokens: int, *, scored: bool) -> tuple[list[list[str]], list[list[float]]]:
-        check_shape(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
+        check_unit(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
         if not len(embeddings):
             return [], []
         weight = self.decoder.gpt.get_input_embeddings().weight
@@ -85,17 +90,36 @@ class Captioner:
             values = self._log_probs(crossed, rows) if scored else iter(())
             return [([self._text(ids) for ids in captions], list(islice(values, len(captions)))) for captions in rows]
 
-        texts, log_probs = zip(*map_batches(write, embeddings, batch_size=self._batch_size), strict=True)
+        texts, log_probs = zip(*self._in_batches(write, embeddings, weight.device), strict=True)
         return list(texts), list(log_probs)
+
+    @torch.no_grad()
+    def _in_batches(self, write: Callable[[Tensor], list], embeddings: Tensor, device: torch.device) -> list:
+        if device.type != "cpu":
+            return map_batches(write, embeddings, batch_size=self._batch_size)
+        batch_size = max(LEAST_ROWS, self._batch_size)
+        whole = lambda piece: map_batches(write, piece, batch_size=batch_size)  # noqa: E731
+        share = -(-len(embeddings) // torch.get_num_threads())
+        pieces = embeddings.cpu().split(max(LEAST_ROWS, min(share, batch_size)))
+        draws = "rng" in getattr(self._decode, "keywords", {})
+        return [row for rows in map_alike(whole, pieces, rows=LEAST_ROWS, aside=not draws) for row in rows]
 
     def _log_probs(self, crossed: Tensor, rows: list[list[list[int]]]) -> Iterator[float]:
         """The log-probability of every caption, one image's after the other's."""
-        flat = [(image, torch.tensor(ids)) for image, captions in enumerate(rows) for ids in captions]
-        for start in range(0, len(flat), SCORED_AT_ONCE):
-            images, ids = zip(*flat[start : start + SCORED_AT_ONCE], strict=True)
-            token_ids = pad_sequence(ids, batch_first=True).to(crossed.device)
-            labels = pad_sequence(ids, batch_first=True, padding_value=IGNORE).to(crossed.device)
-            yield from self.decoder.log_probs(crossed[list(images)], token_ids, labels).tolist()
+        flat = [(image, ids) for image, captions in enumerate(rows) for ids in captions]
+        by_length: dict[int, list[int]] = {}
+        for i, (_, ids) in enumerate(flat):
+            by_length.setdefault(len(ids), []).append(i)
+        values = [0.0] * len(flat)
+        for group in by_length.values():
+            for start in range(0, len(group), SCORED_AT_ONCE):
+                some = group[start : start + SCORED_AT_ONCE]
+                filled = some + some[-1:] * (LEAST_ROWS - len(some))
+                token_ids = torch.tensor([flat[i][1] for i in filled], device=crossed.device)
+                scored = self.decoder.log_probs(crossed[[flat[i][0] for i in filled]], token_ids, token_ids)
+                for i, value in zip(some, scored.tolist(), strict=False):
+                    values[i] = value
+        return iter(values)
 
     def stream(self, batches: Iterable[Tensor], *, max_tokens: int = 67) -> Iterator[str]:
         """Caption any number of embeddings as they come, such as those of pictures read one batch after the other."""

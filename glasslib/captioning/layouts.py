@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glasslib import checks
+from glasslib import strict_json
 
 # What data sets call their fields or columns, the first of them that occurs.
 CAPTION = ("caption", "captions", "raw", "sentence", "sentences", "text", "title", "comment", "description")
@@ -60,7 +60,7 @@ def parsed(path: Path, layout: str) -> Callable[[], Rows]:
     Raises:
         ValueError: no JSON, or not of this layout.
     """
-    content = checks.read_json(path, "captions")
+    content = strict_json.read(path, "captions")
     found, rows = recognise(content)
     if found is None or layout not in ("json", found):
         wanted = "a captioning JSON" if layout == "json" else f"a JSON in the layout {layout}"
@@ -146,7 +146,7 @@ def captions_of(row: Mapping[str, Any], position: str, fields: Fields, seen: set
     texts = row[fields.caption]
     if isinstance(texts, str) and texts.startswith('["'):  # a list in a cell, as Flickr30k's csv has it
         try:
-            texts = checks.parse_json(texts)
+            texts = strict_json.parse(texts)
         except ValueError:
             pass
     image_id = str(row[fields.image]) if fields.image else caption_id

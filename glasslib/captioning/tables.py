@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glasslib import checks
+from glasslib import strict_json
 from glasslib.captioning.layouts import CAPTION, BadRow, Caption, Fields, Rows, captions_of
 
 SEPARATORS = "\t|;,"
@@ -196,7 +196,7 @@ def _object(line: str) -> dict | str:
     if bad := BAD_BYTE.search(line):
         return _of_byte(bad)
     try:
-        row = checks.parse_json(line)
+        row = strict_json.parse(line)
     except ValueError as error:
         return f"no JSON: {error}"
     return row if isinstance(row, dict) else f"must be an object, got {type(row).__name__}"

@@ -6,6 +6,7 @@
 | StyleGAN2 | the raw generator, fresh noise at each call | the averaged one, constant noise |
 | BigGAN's classes | a softmax over bits | a sparse mixture |
 | a sentence too long for CLIP | its whole batch scores 0 | it is cut |
+| end-of-text among GPT-2's context tokens | the text is "", and scores as such | GPT-2 writes on |
 | picked from a front | pseudo-weights [0, 1] | the knee |
 
 Source: Galatolo et al. 2021, https://arxiv.org/abs/2102.01645; its code: config.py, generator.py, latent.py, run.py.
@@ -74,14 +75,23 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "StyleGAN2_church_nod": _stylegan2("church", 256, "GA"),
     "StyleGAN2_car_d": _stylegan2("car", 512, "NSGA-II", 4),
     "StyleGAN2_car_nod": _stylegan2("car", 512, "GA"),
-    "GPT2": Configuration("gpt2", "GA", 100, 100, (10,)),  # theirs ran 25 at once; rows do not depend on each other
+    "GPT2": Configuration(
+        "gpt2", "GA", 100, 100, (10,)
+    ),  # all rows at once, as theirs: its batch size of 25 is read by no one
 }
 
 
 def build(
-    name: str, arm: str, *, weights: str | Path | None, rng: torch.Generator | None, device: torch.device | str
-) -> dict:
-    """The fields of a `presets.Preset` but its name and arm; for the arguments see `presets.load`."""
+    name: str, arm: str, *, weights: str | Path | None, rng: torch.Generator | None, device: torch.device | str,
+    **options,
+) -> dict:  # fmt: skip
+    """The fields of a `presets.Preset` but its name and arm; for the arguments see `presets.load`.
+
+    Args:
+        options: keywords of the generator that only the fixed arm may have, such as `render_size`.
+    """
+    if options and arm == "faithful":
+        raise ValueError(f"the faithful arm runs as published, without {options}; leave them out or take arm='fixed'")
     if arm not in ARMS:
         raise ValueError(f"arm must be one of {ARMS}, got {arm!r}")
     configuration, is_random = CONFIGURATIONS[name], weights == "random"
@@ -91,7 +101,7 @@ def build(
         raise ValueError(f"{reason} rng=torch.Generator(), got None")
     files, hashes = ({}, {}) if is_random else _verified(name, weights)
     make = {"biggan": _biggan_generator, "stylegan2": _stylegan2_generator, "gpt2": _gpt2_generator}
-    generator = make[configuration.family](configuration, files, faithful=faithful, rng=rng, device=device)
+    generator = make[configuration.family](configuration, files, faithful=faithful, rng=rng, device=device, **options)
     plain = faithful and configuration.family != "gpt2"  # the picture that sentences aim at is preprocessed properly
     quirks = {"normalize": False, "resize": "bilinear"} if plain else {}
     return {
@@ -130,12 +140,12 @@ def _biggan_generator(configuration: Configuration, files: dict[str, Path], *, f
     return BigGANGenerator(_seeded(lambda: GeneratorNetwork(**config), rng), config=config, **options)
 
 
-def _stylegan2_generator(configuration: Configuration, files: dict[str, Path], *, faithful, rng, device):
+def _stylegan2_generator(configuration: Configuration, files: dict[str, Path], *, faithful, rng, device, **options):
     from glasslib.generators.stylegan2 import snapshots
     from glasslib.generators.stylegan2.generator import StyleGAN2Generator
     from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
-    options: dict = {"batch_size": configuration.batch_size}
+    options["batch_size"] = configuration.batch_size
     if faithful:
         seed = int(torch.randint(2**62, (), generator=rng))  # the noise is drawn where the networks are
         options |= {"noise_mode": "random", "rng": torch.Generator(device).manual_seed(seed)}
@@ -155,7 +165,9 @@ def _gpt2_generator(configuration: Configuration, files: dict[str, Path], *, fai
         from transformers import GPT2Config, GPT2LMHeadModel
 
         model, tokenizer = _seeded(lambda: GPT2LMHeadModel(GPT2Config()), rng), _invented_tokenizer(50_257)
-    return gpt2.Gpt2Generator(model, tokenizer, batch_size=configuration.batch_size, **gpt2.GLASS)
+    return gpt2.Gpt2Generator(
+        model, tokenizer, batch_size=configuration.batch_size, context_ends=faithful, **gpt2.GLASS
+    )
 
 
 def _seeded(make: Callable, rng: torch.Generator):

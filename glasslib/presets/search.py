@@ -171,10 +171,10 @@ def _tiny_weights(*names: str) -> dict[str, str]:
     return {file.relative_to(models.WEIGHTS).as_posix(): results.sha256_file(file) for file in files}
 
 
-def _tiny_stylegan2() -> Preset:
+def _tiny_stylegan2(**options) -> Preset:
     return Preset(
         name="tiny-stylegan2",
-        generator=StyleGAN2Generator.load(models.WEIGHTS / "stylegan2"),
+        generator=StyleGAN2Generator.load(models.WEIGHTS / "stylegan2", **options),
         embedder=models.load_clip(),
         load_judge=models.load_judge,
         popsize=16,
@@ -219,7 +219,7 @@ def _tiny_gpt2() -> Preset:
     )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {
+PRESETS: dict[str, Callable[..., Preset]] = {
     "tiny-stylegan2": _tiny_stylegan2,
     "tiny-biggan": _tiny_biggan,
     "tiny-gpt2": _tiny_gpt2,
@@ -237,6 +237,7 @@ def load(
     device: torch.device | str = "cpu",
     popsize: int | None = None,
     n_generations: int | None = None,
+    render_size: int | None = None,
 ) -> Preset:
     """Load the models of a preset.
 
@@ -249,40 +250,27 @@ def load(
         device: where to put the real models.
         popsize: candidates a generation; None: the preset's own.
         n_generations: the search's budget; None: the preset's own.
+        render_size: pixels at which a StyleGAN2 is scored, see `StyleGAN2Generator`; 256 of 1024 take half the time.
+            For similarity alone, in the fixed arm. None: the network's own.
 
     Raises:
         ValueError: no preset of that name, the message lists those there are; or files that are not what they must be.
         FileNotFoundError: its weights are not there; the message says how to get them.
     """
     name = PAPER.get(name, name)
+    small = {} if render_size is None else {"render_size": render_size}
+    if small and "stylegan2" not in name.lower():
+        raise ValueError(f"render_size is for a StyleGAN2, got {render_size} with {name!r}; leave it out")
     if name in PRESETS and arm == "fixed" and weights is None:
-        preset = PRESETS[name]()
+        preset = PRESETS[name](**small)
     elif name in clip_glass.CONFIGURATIONS:
-        made = clip_glass.build(name, arm, weights=weights, rng=rng, device=device)
+        made = clip_glass.build(name, arm, weights=weights, rng=rng, device=device, **small)
         preset = Preset(name=name, arm=arm, **made)
     else:
         expected = "have the arm 'fixed' alone, with their own weights" if name in PRESETS else f"be one of {names()}"
         raise ValueError(f"preset must {expected}, got {name!r} with arm {arm!r} and weights {weights!r}")
     budget = {"popsize": popsize, "n_generations": n_generations}
     return dataclasses.replace(preset, **{key: value for key, value in budget.items() if value is not None})
-
-
-def for_notebook(preset: str, family: str) -> str:
-    """The name of the preset that a notebook on one family of generators runs.
-
-    Args:
-        preset: the notebook's parameter: "tiny", "paper", or one of CLIP-GLaSS's configurations by name.
-        family: "stylegan2", "biggan" or "gpt2".
-
-    Raises:
-        ValueError: no such preset, or one of another family; the message lists those that fit.
-    """
-    fitting = [name for name, one in clip_glass.CONFIGURATIONS.items() if one.family == family]
-    if preset in ("tiny", "paper"):
-        return f"{preset}-{family}"
-    if preset in fitting:
-        return preset
-    raise ValueError(f"preset of a {family} notebook must be one of {['tiny', 'paper', *fitting]}, got {preset!r}")
 
 
 def names() -> Sequence[str]:

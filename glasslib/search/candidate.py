@@ -1,5 +1,7 @@
 """What every search shares: a candidate as a value, the order of ask and tell, a random stream of its own."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +23,36 @@ class Candidate:
 
 
 class Turns:
-    """Keeps the order ask, tell, ask, tell, and checks what tell is given. Each search holds one."""
+    """What every search holds one of: the order ask, tell, ask, tell, its random stream, and what its states share.
 
-    def __init__(self) -> None:
-        self.generation = 0  # finished generations
-        self.pending: np.ndarray | None = None  # asked and not yet told
+    rng: the search's own stream. generation: finished ones. pending: asked and not yet told, or None. identity: what a
+    checkpoint compares: class and settings of the search, where its stream began and what it was given to start from.
+    """
+
+    def __init__(
+        self, search, latent_space, rng: np.random.Generator, *, start: dict | None = None, **settings
+    ) -> None:
+        kinds = "/".join(sorted(set(latent_space.kinds.tolist())))
+        box = f"[{latent_space.lower.min():g}, {latent_space.upper.max():g}]"
+        space = f"{type(latent_space).__name__}: {latent_space.dim} {kinds} in {box}"
+        self.rng, self.generation = own_stream(rng), 0
+        self.pending: np.ndarray | None = None
+        self._header = {"search": type(search).__name__, "space": space, **settings}
+        start = {"rng": self.rng.bit_generator.state, **(start or {})}
+        self.identity = self._header | {name: fingerprint(value) for name, value in start.items()}
+
+    def state(self, **kept) -> dict:
+        """Arrays and JSON values that `restore` continues from, bit for bit; `kept` is what the search adds."""
+        if self.pending is not None:
+            raise RuntimeError("a state can be taken only between generations; tell the scores of the last ask first")
+        return {"header": self._header, "generation": self.generation, "rng": self.rng.bit_generator.state, **kept}
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state`, which must be of a search with the same settings; another one is refused untouched."""
+        if others := differences(state["header"], self._header):
+            raise ValueError(f"the state was made with {', '.join(others)}; make the search with the same settings")
+        self.pending, self.generation = None, int(state["generation"])
+        self.rng.bit_generator.state = state["rng"]
 
     def check_ask(self) -> None:
         if self.pending is not None:
@@ -60,9 +87,10 @@ class Turns:
         self.pending = None
         self.generation += 1
 
-    def check_between(self) -> None:
-        if self.pending is not None:
-            raise RuntimeError("a state can be taken only between generations; tell the scores of the last ask first")
+
+GENERATION = property(lambda search: search._turns.generation, doc="Finished generations.")
+PENDING = property(lambda search: search._turns.pending, doc="The candidates asked for and not yet told, or None.")
+IDENTITY = property(lambda search: search._turns.identity, doc="Name -> JSON value: what makes this search this one.")
 
 
 def better(best: Candidate | None, x: np.ndarray, scores: np.ndarray, generation: int) -> Candidate:
@@ -89,8 +117,9 @@ def own_stream(rng: np.random.Generator) -> np.random.Generator:
 
 
 def check_popsize(popsize: int, *, at_least: int) -> int:
-    if int(popsize) != popsize or popsize < at_least:
-        raise ValueError(f"popsize must be a whole number of at least {at_least}, got {popsize}")
+    is_number = isinstance(popsize, (int, float, np.number)) and not isinstance(popsize, bool)
+    if not is_number or popsize != popsize // 1 or popsize < at_least:
+        raise ValueError(f"popsize must be a whole number of at least {at_least}, got {popsize!r}")
     return int(popsize)
 
 
@@ -104,21 +133,21 @@ def check_real(latent_space, search: str, instead: str) -> None:
         )
 
 
-def state_header(search, latent_space, **settings) -> dict:
-    """What a state must agree in with the search that restores it."""
-    kinds = "/".join(sorted(set(latent_space.kinds.tolist())))
-    box = f"[{latent_space.lower.min():g}, {latent_space.upper.max():g}]"
-    space = f"{type(latent_space).__name__}: {latent_space.dim} {kinds} in {box}"
-    return {"search": type(search).__name__, "settings": {"space": space, **settings}}
+def fingerprint(value) -> str | None:
+    """A few digits that tell arrays, tensors and JSON values apart; None stays None."""
+    if value is None:
+        return None
+    if hasattr(value, "shape"):
+        array = np.ascontiguousarray(value)
+        return f"{'x'.join(map(str, array.shape))} {hashlib.sha256(array.tobytes()).hexdigest()[:12]}"
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_header(state: dict, header: dict) -> None:
-    if state.get("search") != header["search"]:
-        raise ValueError(f"the state is of a {state.get('search')}, got a {header['search']}; make the search it is of")
-    theirs, ours = state["settings"], header["settings"]
-    others = [f"{name}={theirs.get(name)!r} (here {mine!r})" for name, mine in ours.items() if theirs.get(name) != mine]
-    if others:
-        raise ValueError(f"the state was made with {', '.join(others)}; make the search with the same settings")
+def differences(theirs: dict, ours: dict) -> list[str]:
+    """What differs between two flat dicts, one "name=theirs (here ours)" each."""
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    differing = [name for name in names if theirs.get(name) != ours.get(name)]
+    return [f"{name}={theirs.get(name)!r} (here {ours.get(name)!r})" for name in differing]
 
 
 def pack_best(best: Candidate | None) -> dict | None:

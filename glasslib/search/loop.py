@@ -1,9 +1,7 @@
 """The loop ask, evaluate, tell, with what long runs need: batches, progress, history, checkpoints, early stop."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -12,7 +10,10 @@ import numpy as np
 import torch
 
 from glasslib.checks import map_batches
-from glasslib.search.record import Result, is_pareto, result_of, resume_from, save
+from glasslib.search.checkpoint import Checkpoint, Result, identity_of, is_pareto, result_of
+from glasslib.search.interrupts import Interrupted, WholeSteps, message
+
+WORST = -1e100  # what a score that is no finite number counts as with on_bad="worst"
 
 
 def run(
@@ -23,15 +24,18 @@ def run(
     batch_size: int | None = None,
     checkpoint: Path | str | None = None,
     resume: bool = False,
+    identity: Mapping | None = None,
     rngs: Sequence[np.random.Generator | torch.Generator] = (),
     callback: Callable[[object, dict], bool | None] | None = None,
     patience: int | None = None,
+    on_bad: str = "refuse",
     progress: bool = True,
 ) -> Result:
     """Run a search until it has seen `n_generations` generations, earlier ones included.
 
-    Ctrl-C ends the run and returns what was found; calling `run` again with the same search goes on. An error in
-    `evaluate`, or scores that are refused, passes through with the attribute `result`, so that nothing found is lost.
+    Ctrl-C, at any instant, leaves the search and its checkpoint whole and raises Interrupted with the attribute
+    `result`; calling `run` again with the same search goes on. An error in `evaluate`, or scores that are refused,
+    passes through with the same attribute, so that nothing found is lost.
 
     Args:
         search: a Search or ParetoSearch.
@@ -39,48 +43,61 @@ def run(
         n_generations: generations in all.
         batch_size: most rows given to `evaluate` at once, halved when memory runs out; None gives it the whole
             population.
-        checkpoint: a file written after every generation.
-        resume: go on from `checkpoint` if it is there; the run then equals, bit for bit, one that never stopped.
+        checkpoint: a file written after every generation, and FILE.history beside it; one run at a time may use it.
+        resume: go on from `checkpoint` if it is there; the run then equals, bit for bit, one that never stopped. It is
+            refused if search, identity or versions are others, or if `evaluate` scores the best found otherwise (not
+            asked where it draws from `rngs`).
+        identity: name -> what the run is of (target, preset, weights, ...): JSON values, arrays or tensors. They are
+            added to `evaluate.identity`, where it has that attribute, as a preset's evaluations do.
         rngs: random generators that `evaluate` draws from, saved and restored with the checkpoint.
         callback: called with the search and its newest history row; returning True ends the run.
         patience: end after this many generations without a better best; one objective only.
+        on_bad: "refuse" scores that are NaN or infinite; "worst" makes them worse than any other, in all objectives,
+            and counts them in `n_bad` of history and result. A generation without one good score is always refused.
         progress: show a bar.
 
     Raises:
+        Interrupted: a KeyboardInterrupt, see above.
         FileExistsError: `checkpoint` is there and resume is False.
+        ValueError: `checkpoint` is of another run, or damaged; bad scores.
+        RuntimeError: another run is using `checkpoint`.
     """
     if patience is not None and is_pareto(search):
         raise ValueError("patience needs a search with one best, got one with a front; stop it by callback")
+    _check_on_bad(on_bad)
     path = None if checkpoint is None else Path(checkpoint)
-    history = resume_from(path, search, rngs) if resume and path is not None and path.is_file() else []
     if path is not None and path.is_file() and not resume:
         raise FileExistsError(f"{path} holds an earlier run; pass resume=True to go on with it, or delete it")
+    named = {**getattr(evaluate, "identity", {}), **(identity or {})}
+    history: list[dict] = []
 
-    clock = _Clock(history)
-    bar = _bar(search.generation, n_generations, progress)
-    stopped = "finished"
+    def scored(x: np.ndarray) -> np.ndarray:
+        return _as_array(evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size))
+
+    def generation(x: np.ndarray, scores: np.ndarray) -> None:
+        history.append(_tell(search, x, scores, on_bad, history, clock))
+        kept.save(search, rngs, history[-1])
+
     try:
-        while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
-            x = _ask(search)
-            scores = _as_array(evaluate(x) if batch_size is None else map_batches(evaluate, x, batch_size=batch_size))
-            with _uninterrupted():
-                search.tell(x, scores)
-                history.append(_row(search, scores, clock))
-                if path is not None:
-                    save(path, search, rngs, history)
-            _advance(bar, history[-1])
-            if callback is not None and callback(search, history[-1]):
-                stopped = "callback"
-                break
+        with Checkpoint(path, lambda: identity_of(search, named)) as kept, WholeSteps() as whole:
+            whole(kept.open)
+            if not rngs:
+                kept.check_score(scored)
+            whole(lambda: history.extend(kept.restore(search, rngs)))
+            clock, stopped = _Clock(history), ""
+            with _bar(search.generation, n_generations, progress) as bar, _keeping(search, history, path):
+                while search.generation < n_generations and not (stopped := _reason(search, history, patience)):
+                    x = whole(_ask, search)
+                    whole(generation, x, scored(x))
+                    _advance(bar, history[-1])
+                    if callback is not None and callback(search, history[-1]):
+                        return result_of(search, history, "callback")
+                return result_of(search, history, stopped or "finished")
     except KeyboardInterrupt:
-        stopped = "interrupted"
-    except Exception as error:
-        error.result = result_of(search, history, "failed")
-        error.add_note(_note(error.result, search.generation, path))
-        raise
-    finally:
-        bar.close()
-    return result_of(search, history, stopped or "finished")
+        result = result_of(search, history, "interrupted")
+        found = result.best is not None
+        text = message(search.generation, n_generations, found=found, checkpoint=path, resume=resume)
+        raise Interrupted(text, result) from None
 
 
 def run_many(
@@ -88,53 +105,59 @@ def run_many(
     evaluate: Callable[[np.ndarray, np.ndarray], np.ndarray | torch.Tensor],
     *,
     n_generations: int,
+    on_bad: str = "refuse",
     progress: bool = True,
 ) -> list[Result]:
     """Run many searches in lock step, all their candidates in one call of `evaluate` a generation.
 
-    Each search runs as it would alone. One that ends early drops out. Ctrl-C and errors as in `run`; after an error
-    the attribute `result` is the list.
+    Each search runs as it would alone. One that ends early drops out. Ctrl-C and errors as in `run`; the attribute
+    `result` is then the list.
 
     Args:
         searches: of one number of variables and objectives; population sizes may differ.
         evaluate: (x (n, dim), owner (n,) int) -> scores (n,) or (n, k); row i belongs to searches[owner[i]].
         n_generations: generations in all.
+        on_bad: as in `run`.
         progress: show a bar.
 
     Returns:
         A Result per search, in their order.
     """
+    _check_on_bad(on_bad)
     histories: list[list[dict]] = [[] for _ in searches]
-    reasons = ["finished"] * len(searches)
+    reasons = [""] * len(searches)
     clock = _Clock([])
-    bar = _bar(min((search.generation for search in searches), default=n_generations), n_generations, progress)
 
-    def results(stopped: str | None = None) -> list[Result]:
-        return [result_of(*each[:2], stopped or each[2]) for each in zip(searches, histories, reasons, strict=True)]
+    def results(stopped: str) -> list[Result]:
+        ends = [reason or stopped for reason in reasons]
+        return [result_of(*each) for each in zip(searches, histories, ends, strict=True)]
+
+    def generation(live: list[int], asked: list[np.ndarray], scores: np.ndarray, owner: np.ndarray) -> None:
+        for i, x in zip(live, asked, strict=True):
+            histories[i].append(_tell(searches[i], x, scores[owner == i], on_bad, histories[i], clock))
 
     try:
-        while True:
-            reasons = [_reason(search, [], None) or "finished" for search in searches]
-            live = [i for i, s in enumerate(searches) if s.generation < n_generations and reasons[i] == "finished"]
-            if not live:
-                return results()
-            asked = [_ask(searches[i]) for i in live]
-            owner = np.repeat(live, [len(x) for x in asked])
-            scores = _as_array(evaluate(np.concatenate(asked), owner))
-            if len(scores) != len(owner):
-                raise ValueError(f"scores must have {len(owner)} rows, one per row of x, got {len(scores)}")
-            with _uninterrupted():
-                for i, x in zip(live, asked, strict=True):
-                    searches[i].tell(x, scores[owner == i])
-                    histories[i].append(_row(searches[i], scores[owner == i], clock))
-            _advance(bar, {})
+        n_before = min((search.generation for search in searches), default=n_generations)
+        with WholeSteps() as whole, _bar(n_before, n_generations, progress) as bar:
+            while True:
+                reasons[:] = [_reason(search, [], None) for search in searches]
+                live = [i for i, s in enumerate(searches) if s.generation < n_generations and not reasons[i]]
+                if not live:
+                    return results("finished")
+                asked = whole(lambda live=live: [_ask(searches[i]) for i in live])
+                owner = np.repeat(live, [len(x) for x in asked])
+                scores = _as_array(evaluate(np.concatenate(asked), owner))
+                if len(scores) != len(owner):
+                    raise ValueError(f"scores must have {len(owner)} rows, one per row of x, got {len(scores)}")
+                whole(generation, live, asked, scores, owner)
+                _advance(bar, {})
     except KeyboardInterrupt:
-        return results("interrupted")
+        n_done, found = max((search.generation for search in searches), default=0), results("interrupted")
+        text = message(n_done, n_generations, found=any(each.best is not None for each in found))
+        raise Interrupted(text, found) from None
     except Exception as error:
         error.result = results("failed")
         raise
-    finally:
-        bar.close()
 
 
 class _Clock:
@@ -147,26 +170,30 @@ class _Clock:
         return round(time.perf_counter() - self._start, 3)
 
 
-@contextmanager
-def _uninterrupted():
-    """Put Ctrl-C off to the end of the block, so that a search is never left between two states."""
-    if threading.current_thread() is not threading.main_thread():  # there no signal arrives, and none may be set
-        yield
-        return
-    arrived = []
-    before = signal.signal(signal.SIGINT, lambda *args: arrived.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if arrived:
-        raise KeyboardInterrupt
-
-
 def _ask(search) -> np.ndarray:
     """The candidates to score: those an interrupted run left unscored, or new ones."""
-    with _uninterrupted():
-        return search.ask() if search.pending is None else search.pending.copy()
+    return search.ask() if search.pending is None else search.pending.copy()
+
+
+def _check_on_bad(on_bad: str) -> None:
+    if on_bad not in ("refuse", "worst"):
+        raise ValueError(f"on_bad must be 'refuse' or 'worst', got {on_bad!r}")
+
+
+def _tell(search, x: np.ndarray, scores: np.ndarray, on_bad: str, history: list[dict], clock: _Clock) -> dict:
+    """Tell the scores, bad ones as `on_bad` says; the history's new row."""
+    bad = np.zeros(len(x), dtype=bool)
+    if on_bad == "worst" and scores.ndim and len(scores) == len(x):
+        bad = ~np.isfinite(scores).all(axis=tuple(range(1, scores.ndim)))
+    told = scores
+    if bad.any() and not bad.all():  # if all are, tell says so
+        told = scores.copy()
+        told[bad] = WORST
+    search.tell(x, told)
+    row = _row(search, scores[~bad], clock)
+    if on_bad == "worst":
+        row["n_bad"] = int(bad.sum()) + (history[-1]["n_bad"] if history else 0)
+    return row
 
 
 def _row(search, scores: np.ndarray, clock: _Clock) -> dict:
@@ -193,6 +220,17 @@ def _as_array(scores) -> np.ndarray:
     if isinstance(scores, torch.Tensor):
         return scores.detach().cpu().double().numpy()
     return np.asarray(scores, dtype=np.float64)
+
+
+@contextmanager
+def _keeping(search, history: list[dict], path: Path | None):
+    """Give an error of the block the attribute `result`, and a note that says where the best is."""
+    try:
+        yield
+    except Exception as error:
+        error.result = result_of(search, history, "failed")
+        error.add_note(_note(error.result, search.generation, path))
+        raise
 
 
 def _note(result: Result, generation: int, path: Path | None) -> str:

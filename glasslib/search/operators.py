@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from glasslib.latents import BINARY, INTEGER, REAL
+from glasslib.latents import BINARY, INTEGER, REAL, Normal
+from glasslib.search.noise_moves import NoiseMoves
 
 MAX_TRIES = 20  # rounds of mating before the rest of a generation is drawn afresh
 
@@ -44,14 +45,19 @@ GLASS = Operators()
 class Breeder:
     """Makes children of a population in one latent space."""
 
-    def __init__(self, latent_space, operators: Operators) -> None:
-        self._space = latent_space
+    def __init__(self, latent_space, operators: Operators | NoiseMoves) -> None:
+        self._space, self._noise_moves = latent_space, operators if isinstance(operators, NoiseMoves) else None
+        if self._noise_moves is not None and not isinstance(latent_space, Normal):
+            raise ValueError(
+                f"NoiseMoves need a space of normal noise (latents.Normal), got {type(latent_space).__name__}; "
+                "use Operators"
+            )
         kinds = latent_space.kinds
         makers = {REAL: _RealOperators, INTEGER: _IntegerOperators, BINARY: _BinaryOperators}
         self._groups = [
             (mask, maker(latent_space.lower[mask], latent_space.upper[mask], operators))
             for kind, maker in makers.items()
-            if (mask := kinds == kind).any()
+            if self._noise_moves is None and (mask := kinds == kind).any()
         ]
 
     def first(self, popsize: int, initial: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
@@ -83,6 +89,8 @@ class Breeder:
 
     def _children(self, population: np.ndarray, pairs: np.ndarray, rng) -> np.ndarray:
         parents = population[pairs.T]  # (2, n, dim)
+        if self._noise_moves is not None:
+            return self._noise_moves.breed(parents, self._space.lower, self._space.upper, rng)
         if len(self._groups) == 1:
             return self._groups[0][1].breed(parents, rng)
         children = np.empty((2 * len(pairs), population.shape[1]))

@@ -3,20 +3,22 @@
 import numpy as np
 
 from glasslib.search.candidate import (
+    GENERATION,
+    IDENTITY,
+    PENDING,
     Candidate,
     Turns,
     better,
-    check_header,
     check_popsize,
-    own_stream,
     pack_best,
-    state_header,
     unpack_best,
 )
 
 
 class RandomSearch:
     """Draws every candidate afresh from the latent space and remembers the best. Takes every kind of space."""
+
+    generation, pending, identity = GENERATION, PENDING, IDENTITY
 
     def __init__(self, latent_space, *, popsize: int, rng: np.random.Generator) -> None:
         """
@@ -27,22 +29,12 @@ class RandomSearch:
         """
         self.popsize = check_popsize(popsize, at_least=1)
         self.best: Candidate | None = None
-        self._space, self._rng, self._turns = latent_space, own_stream(rng), Turns()
-
-    @property
-    def generation(self) -> int:
-        """Finished generations."""
-        return self._turns.generation
-
-    @property
-    def pending(self) -> np.ndarray | None:
-        """The candidates asked for and not yet told, or None."""
-        return self._turns.pending
+        self._space, self._turns = latent_space, Turns(self, latent_space, rng, popsize=self.popsize)
 
     def ask(self) -> np.ndarray:
         """(popsize, dim) float64, inside the box."""
         self._turns.check_ask()
-        return self._turns.offer(self._space.sample(self.popsize, rng=self._rng))
+        return self._turns.offer(self._space.sample(self.popsize, rng=self._turns.rng))
 
     def tell(self, x: np.ndarray, scores: np.ndarray) -> None:
         """Give the scores (popsize,), higher is better, for the rows of the last ask."""
@@ -52,17 +44,9 @@ class RandomSearch:
 
     def state(self) -> dict:
         """Arrays and JSON values that `restore` continues from, bit for bit."""
-        self._turns.check_between()
-        rng = self._rng.bit_generator.state
-        return self._header() | {"generation": self.generation, "rng": rng, "best": pack_best(self.best)}
+        return self._turns.state(best=pack_best(self.best))
 
     def restore(self, state: dict) -> None:
         """Continue from `state`, which must be of a search with the same settings."""
-        check_header(state, self._header())
-        self._turns = Turns()
-        self._turns.generation = int(state["generation"])
-        self._rng.bit_generator.state = state["rng"]
+        self._turns.restore(state)
         self.best = unpack_best(state["best"])
-
-    def _header(self) -> dict:
-        return state_header(self, self._space, popsize=self.popsize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from glasslib.checks import parse_json
+from glasslib import strict_json
 
 
 def fault(path: Path, *, suffix: str) -> str | None:
@@ -29,7 +29,7 @@ def fault(path: Path, *, suffix: str) -> str | None:
             try:
                 ends = [
                     entry["data_offsets"][1]
-                    for key, entry in parse_json(content.read(length)).items()
+                    for key, entry in strict_json.parse(content.read(length)).items()
                     if key[:2] != "__"
                 ]
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -38,7 +38,7 @@ def fault(path: Path, *, suffix: str) -> str | None:
         content.seek(0)
         if suffix == ".json":
             try:
-                return None if parse_json(content.read()) else "empty JSON"
+                return None if strict_json.parse(content.read()) else "empty JSON"
             except ValueError as error:
                 return f"no JSON ({error})"
         if suffix in (".pkl", ".bin") and start[:4] != b"PK\x03\x04":

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glasslib.checks import read_json
+from glasslib import strict_json
 from glasslib.results import REPO, sha256_file, write_json_atomic
 from glasslib.weights.download import download
 from glasslib.weights.integrity import fault
@@ -27,6 +27,7 @@ RECORD = "recorded.json"
 NVIDIA = "Nvidia Source Code License-NC: non-commercial use only (https://nvlabs.github.io/stylegan2/license.html)"
 OPENAI_CLIP = "MIT (https://github.com/openai/CLIP); its model card rules out deployed uses"
 OPENAI_GPT2 = "MIT (https://github.com/openai/gpt-2)"
+STABILITY = "Stability AI Community License (https://stability.ai/license)"
 DEEPMIND = "not stated with the files; the port is MIT (https://github.com/huggingface/pytorch-pretrained-BigGAN)"
 
 
@@ -93,6 +94,15 @@ GPT2 = (
     _gpt2("vocab.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", 1_042_301),
     _gpt2("merges.txt", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", 456_318),
 )
+SD_TURBO = tuple(
+    WeightFile(f"sd-turbo/{name}", "hub:stabilityai/sd-turbo", STABILITY, "sd-turbo (Stable Diffusion 2.1, distilled)")
+    for name in (
+        "model_index.json scheduler/scheduler_config.json text_encoder/config.json text_encoder/model.safetensors "
+        "tokenizer/merges.txt tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json tokenizer/vocab.json "
+        "unet/config.json unet/diffusion_pytorch_model.safetensors "
+        "vae/config.json vae/diffusion_pytorch_model.safetensors"
+    ).split()
+)
 
 CLIPS = (VIT_B_32, RN50X4)  # the one that scores and the one that judges
 PRESETS: dict[str, tuple[WeightFile, ...]] = {
@@ -105,6 +115,7 @@ PRESETS: dict[str, tuple[WeightFile, ...]] = {
     "CapDec": (*CLIPS, *GPT2),
 }
 PRESETS["paper"] = tuple(dict.fromkeys(file for files in PRESETS.values() for file in files))
+PRESETS["SDTurbo"] = (*CLIPS, *SD_TURBO)  # in neither paper
 
 
 def files(preset: str) -> tuple[WeightFile, ...]:
@@ -202,7 +213,7 @@ def _fetch_from_hub(file: WeightFile, folder: Path) -> tuple[Path, dict]:
     """Into a folder aside, with what the hub itself says of the file; its ETag of a large file is the SHA-256."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    repo, name = file.source.removeprefix("hub:"), Path(file.path).name
+    repo, name = file.source.removeprefix("hub:"), Path(*Path(file.path).parts[1:]).as_posix()
     aside = (folder / file.path).parent / ".part"
     if aside.is_symlink():
         raise ValueError(f"{aside} is a link, expected a folder of unfinished downloads; remove it")
@@ -234,7 +245,7 @@ def _recorded(folder: Path) -> dict[str, dict]:
     path = folder / RECORD
     advice = "restore it, or delete it to trust the files anew"
     try:
-        record = read_json(path, "the record of trusted files") if path.exists() else {}
+        record = strict_json.read(path, "the record of trusted files") if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{error} {advice}") from error
     if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):

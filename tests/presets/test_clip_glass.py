@@ -90,7 +90,7 @@ def test_stylegan2_in_both_arms_at_full_size(load):
     first, second = faithful.make(x), faithful.make(x)
     assert not torch.equal(first, second)  # fresh noise at each call
     # CLIP-GLaSS's similarity, written out: no filter, no mean, no deviation
-    model, tokenizer = faithful.embedder._model, faithful.embedder._tokenizer
+    model, tokenizer = faithful.embedder._model, faithful.embedder.tokenizer
     small = F.interpolate(first, size=(224, 224), mode="bilinear", align_corners=False)
     text = model.encode_text(tokenizer([fixed.prompts[0]]))
     expected = torch.cosine_similarity(model.encode_image(small), text)
@@ -132,11 +132,11 @@ def test_gpt2_at_full_size(load):
     picture = torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0))
     seen = {}
     for name, preset in (("fixed", fixed), ("faithful", faithful)):
-        preset.embedder._tokenizer.context_length = 4  # too short for any of them
+        preset.embedder.tokenizer.context_length = 4  # too short for any of them
         try:
             seen[name] = preset._similarity(picture)(texts)
         finally:
-            preset.embedder._tokenizer.context_length = 77
+            preset.embedder.tokenizer.context_length = 77
         # the picture that is aimed at is preprocessed properly in both arms
         assert preset.embedder._resize == "shortest" and preset.embedder._pixel_mean.abs().min() > 0.4
     assert (seen["faithful"] == 0).all() and (seen["fixed"] != 0).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glasslib import presets, results
-from glasslib.bench import clock, tiny_searches
+from glasslib.bench import clock
 from glasslib.commands import demo
 from glasslib.generators.biggan.generator import BigGANGenerator
 from glasslib.generators.biggan.networks import GeneratorNetwork
@@ -199,11 +199,22 @@ def test_the_demo_says_what_is_wrong_with_a_picture(monkeypatch, capsys, tmp_pat
     assert "none.png" in capsys.readouterr().err
 
 
-def test_bench_captions_name_colour_shape_and_place():
-    texts = tiny_searches.held_out_captions(20)
-    assert texts == tiny_searches.held_out_captions(20)
-    for facts in map(captions.parse, texts):
-        assert all(getattr(facts.objects[0], name) for name in tiny_searches.READ) and facts.n_named == 3
+def test_scored_at_half_the_size_the_winner_is_made_whole():
+    small = presets.load("tiny-stylegan2", render_size=16)
+    x = small.generator.latent_space.sample(2, rng=np.random.default_rng(0))
+    assert small.make(x).shape == (2, 3, 16, 16) and small.generator.at_full_size()(x).shape == (2, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="realism needs pictures of 32 pixels"):
+        small.objectives("a red star", "NSGA-II")(x)
+    with pytest.raises(ValueError, match="render_size is for a StyleGAN2, got 16 with 'tiny-biggan'"):
+        presets.load("tiny-biggan", render_size=16)
+    with pytest.raises(ValueError, match="the faithful arm runs as published, without {'render_size': 256}"):
+        presets.load("StyleGAN2_car_nod", "faithful", weights="random", render_size=256)
+
+
+def test_sizes_at_a_scale():
+    assert presets.at_scale("full", {"quick": 2, "full": 5}, 7, None, {"quick": 1, "full": None}) == [5, 7, None, None]
+    with pytest.raises(ValueError, match="scale must be 'quick' or 'full', got 'ful'"):
+        presets.at_scale("ful", 3)
 
 
 def test_overhead_is_a_share():

@@ -1,9 +1,13 @@
+import json
 import os
 
 import numpy as np
 import pytest
 
+from glasslib.latents import Normal
 from glasslib.search import checkpoint
+from glasslib.search.loop import run
+from glasslib.search.random import RandomSearch
 
 CONTENT = {
     "generation": 3,
@@ -80,3 +84,49 @@ def test_damaged_files_are_refused_by_name(tmp_path):
         checkpoint.load(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*missing.npz; run the search with checkpoint="):
         checkpoint.load(tmp_path / "missing.npz")
+
+
+def test_planted_links_are_not_followed_and_leftovers_are_swept(tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for name in ("run.npz.tmp", "run.npz", ".run.npz.0123456789abcdef.part"):
+        (folder / name).symlink_to(victim)
+    checkpoint.save(folder / "run.npz", {"generation": 1})
+    assert checkpoint.load(folder / "run.npz") == {"generation": 1}
+    assert not (folder / "run.npz").is_symlink()
+    (folder / "run.npz").unlink()
+    (folder / ".run.npz.feedfeedfeedfeed.part").write_bytes(b"half")
+    with checkpoint.Checkpoint(folder / "run.npz", dict) as kept:
+        kept.open()
+    assert sorted(path.name for path in folder.iterdir()) == ["run.npz.history", "run.npz.tmp"]
+    (folder / "run.npz.history").unlink()
+    (folder / "run.npz.history").symlink_to(victim)
+    with pytest.raises(ValueError, match="run.npz.history is a symbolic link, which is not followed; remove it"):
+        with checkpoint.Checkpoint(folder / "run.npz", dict) as kept:
+            kept.open()
+    assert victim.read_text() == "mine"
+
+
+def test_history_belongs_to_its_state(tmp_path):
+    path, place = tmp_path / "run.npz", tmp_path / "run.npz.history"
+    search = RandomSearch(Normal(3), popsize=4, rng=np.random.default_rng(0))
+    run(search, lambda x: x.sum(axis=1), n_generations=3, checkpoint=path, progress=False)
+    whole = place.read_bytes()
+    place.write_bytes(whole + b'{"generation": 3')  # killed between the row and the state
+    assert checkpoint.load_result(path).history == [json.loads(line) for line in whole.splitlines()]
+    for damaged in (whole[:-5], whole.replace(b"4", b"5"), None):
+        place.unlink() if damaged is None else place.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"history is missing or damaged: it belongs to .*run.npz; copy both"):
+            checkpoint.load_result(path)
+
+    def deleted(x):
+        if len(x) == 4:  # not when the stored best is scored once more
+            place.unlink()
+        return x.sum(axis=1)
+
+    place.write_bytes(whole)
+    search = RandomSearch(Normal(3), popsize=4, rng=np.random.default_rng(0))
+    with pytest.raises(RuntimeError, match="history was deleted or replaced while a run was writing to it"):
+        run(search, deleted, n_generations=5, checkpoint=path, resume=True, rngs=[], callback=None, progress=False)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from glasslib.latents import ClassMixture, Normal, Product, Tokens, TruncatedNormal
-from glasslib.search.genetic import GeneticSearch, Nsga2Search
+from glasslib.search.genetic import GeneticSearch, Nsga2Search, survive, tournament
 from glasslib.search.operators import Breeder, Operators
-from glasslib.search.selection import survive, tournament
 
 REAL = Normal(7, bound=2.0)
 
@@ -228,3 +227,46 @@ def test_three_objectives_and_one():
     assert search.front[0].score.shape == (3,)
     with pytest.raises(ValueError, match="n_objectives must be at least 2, got 1; for one use GeneticSearch"):
         Nsga2Search(REAL, popsize=6, rng=np.random.default_rng(0), n_objectives=1)
+
+
+def test_crowding_of_repeats_as_in_pymoo_0_4_2_1():
+    scores = np.array([[0, 3], [1, 1], [1, 1], [3, 0]], dtype=float)
+    for faithful, expected in [(False, [np.inf, 2 / 3, 1 / 3, np.inf]), (True, [np.inf, 1.0, 0.0, np.inf])]:
+        kept, _, crowding = survive(scores, 4, rng=np.random.default_rng(0), faithful=faithful)
+        assert kept.tolist() == [0, 1, 2, 3]
+        assert crowding == pytest.approx(expected)
+    same = np.ones((3, 2))
+    assert survive(same, 3, rng=np.random.default_rng(0), faithful=True)[2].tolist() == [0, 0, 0]
+    pair = survive(same[:2], 2, rng=np.random.default_rng(0), faithful=True)
+    assert pair[2].tolist() == [np.inf, np.inf]  # up to two points were never looked at
+    kept, _, _ = survive(
+        np.array([[0.0, 3], [1, 1], [1, 1], [1, 1], [3, 0]]), 3, rng=np.random.default_rng(0), faithful=True
+    )
+    assert sorted(kept.tolist()) == [0, 1, 4]
+
+
+def test_faithful_crowding_changes_the_run_and_is_part_of_its_settings():
+    def asked(**settings):
+        search = Nsga2Search(Tokens(4, 3), popsize=12, rng=np.random.default_rng(0), **settings)
+        for _ in range(12):
+            x = search.ask()
+            search.tell(x, np.stack([x.sum(axis=1), -x[:, 0]], axis=1))
+        return search, x
+
+    (search, x), (faithful, other) = asked(), asked(faithful=True)
+    assert not np.array_equal(x, other)
+    with pytest.raises(ValueError, match=r"faithful=False \(here True\)"):
+        faithful.restore(search.state())
+
+
+@pytest.mark.parametrize("make", [GeneticSearch, Nsga2Search])
+def test_a_full_initial_is_the_whole_first_generation(make):
+    initial = np.random.default_rng(5).uniform(-1, 1, (5, 7))
+    search = make(REAL, popsize=5, rng=np.random.default_rng(0), initial=initial)
+    assert np.array_equal(search.ask(), initial)
+    repeated = make(REAL, popsize=5, rng=np.random.default_rng(0), initial=np.repeat(initial[:1], 5, axis=0))
+    x = repeated.ask()
+    assert np.array_equal(x[0], initial[0])
+    assert len(np.unique(x, axis=0)) == 5  # repeats of a row are drawn afresh
+    initial[:] = 9  # the search holds a copy
+    assert (np.abs(search.pending) <= 1).all()

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from glasslib import results
 from glasslib.latents import Normal
 from glasslib.search.candidate import Candidate
+from glasslib.search.checkpoint import load_result
 from glasslib.search.cmaes import CmaSearch
 from glasslib.search.genetic import GeneticSearch, Nsga2Search
+from glasslib.search.interrupts import Interrupted
 from glasslib.search.loop import run, run_many
+from glasslib.search.pareto import pick
 from glasslib.search.random import RandomSearch
-from glasslib.search.record import load_result
 
 SPACE = Normal(4, bound=3.0)
 
@@ -71,7 +74,7 @@ def test_history_by_hand():
     assert seconds == sorted(seconds)
     assert seconds[0] >= 0
     assert (result.best.score, result.best.generation) == (9.0, 1)
-    assert (result.stopped, result.interrupted, result.front) == ("finished", False, [])
+    assert (result.stopped, result.front) == ("finished", [])
 
 
 def test_history_and_pick_of_a_front():
@@ -146,7 +149,7 @@ def test_stop_and_resume_is_the_run_that_never_stopped(make, stop, tmp_path):
     first, rngs = noisy(np.random.default_rng(5), torch.Generator().manual_seed(5))
     run(make(), first, n_generations=stop, checkpoint=path, rngs=rngs, progress=False)
     second, rngs = noisy(np.random.default_rng(6), torch.Generator().manual_seed(6))
-    result = run(make(99), second, n_generations=9, checkpoint=path, resume=True, rngs=rngs, progress=False)
+    result = run(make(), second, n_generations=9, checkpoint=path, resume=True, rngs=rngs, progress=False)
 
     assert np.array_equal(whole.asked, first.asked + second.asked)
     assert timeless(result.history) == timeless(expected.history)
@@ -195,7 +198,7 @@ def test_killed_at_any_instant(make, tmp_path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
-    result = run(make(7), evaluate, n_generations=60, checkpoint=path, resume=True, progress=False)
+    result = run(make(), evaluate, n_generations=60, checkpoint=path, resume=True, progress=False)
     assert timeless(result.history) == timeless(expected.history)
     assert_same(result.best, expected.best)
 
@@ -209,12 +212,107 @@ def test_an_earlier_run_is_not_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+def other_score(x):
+    return -((x + 1) ** 2).sum(axis=1)
+
+
+def test_checkpoint_says_what_it_is_of(tmp_path):
+    """Another target was accepted once, and its best reported for what the first target had found."""
+    path, picture = tmp_path / "run.npz", np.arange(12.0).reshape(3, 2, 2)
+
+    def go(search, evaluate=score, *, n=3, **identity):
+        return run(search, evaluate, n_generations=n, checkpoint=path, resume=True, identity=identity, progress=False)
+
+    def start(value):
+        return GeneticSearch(SPACE, popsize=6, rng=np.random.default_rng(0), initial=np.full((1, 4), value))
+
+    named = {"target": "a red star", "preset": "tiny", "weights": {"clip": "ab12"}, "picture": picture}
+    go(start(0.5), **named)
+    before = path.read_bytes(), (tmp_path / "run.npz.history").read_bytes()
+    for search, evaluate, change, message in [
+        (start(0.5), score, {"target": "a blue ring"}, r"target='a red star' \(here 'a blue ring'\)"),
+        (start(0.5), score, {"weights": {"clip": "cd34"}}, r"weights=\{'clip': 'ab12'\} \(here \{'clip': 'cd34'\}\)"),
+        (start(0.5), score, {"picture": picture.T}, r"picture='3x2x2 \w+' \(here '2x2x3 \w+'\)"),
+        (start(0.5), score, {"arm": "faithful"}, r"arm=None \(here 'faithful'\)"),
+        (start(0.6), score, {}, r"initial='1x4 \w+' \(here '1x4 \w+'\)"),
+        (ga(), score, {}, r"initial='1x4 \w+' \(here None\)"),
+        (start(0.5), other_score, {}, r"run.npz scored -1\.0000, and here it scores -9\.0000: another target"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            go(search, evaluate, **(named | change))
+        assert (search.generation, search.best) == (0, None)
+    with pytest.raises(ValueError, match=r"target='a red star' \(here None\)"):
+        go(start(0.5))
+    assert (path.read_bytes(), (tmp_path / "run.npz.history").read_bytes()) == before
+    assert len(go(start(0.5), n=5, **named).history) == 5
+
+
+def test_an_evaluation_can_say_what_it_is_of(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+
+    def evaluation(target):
+        def evaluate(x):
+            return score(x)
+
+        evaluate.identity = {"target": target}
+        return evaluate
+
+    run(ga(), evaluation("a"), n_generations=2, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match=r"target='a' \(here 'b'\)"):
+        run(ga(), evaluation("b"), n_generations=4, checkpoint=path, resume=True, progress=False)
+    monkeypatch.setattr(results, "versions", lambda: {"python": "4", "glasslib": "0", "numpy": "9.9"})
+    with pytest.raises(ValueError, match=r"numpy version='\d[\d.]+' \(here '9.9'\)"):
+        run(ga(), evaluation("a"), n_generations=4, checkpoint=path, resume=True, progress=False)
+
+
+def test_one_run_at_a_time_on_a_checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def evaluate(x):
+        with pytest.raises(RuntimeError, match="run.npz belongs to a run that is going on"):
+            run(ga(), score, n_generations=9, checkpoint=path, resume=True, progress=False)
+        return score(x)
+
+    result = run(ga(), evaluate, n_generations=3, checkpoint=path, progress=False)
+    child = os.fork()
+    if child == 0:
+        try:
+            run(ga(), lambda x: (score(x), time.sleep(0.02))[0], n_generations=500, checkpoint=path, resume=True,
+                progress=False)  # fmt: skip
+        finally:
+            os._exit(0)
+    wait_for_change(path, then=0)
+    with pytest.raises(RuntimeError, match="in another process; wait for it or stop it"):
+        run(ga(), score, n_generations=9, checkpoint=path, resume=True, progress=False)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    n_done = len(load_result(path).history)
+    after = run(ga(), score, n_generations=n_done + 1, checkpoint=path, resume=True, progress=False)
+    assert after.history[:3] == result.history
+    assert timeless(after.history) == timeless(run(ga(), score, n_generations=n_done + 1, progress=False).history)
+
+
+def test_saving_does_not_grow_with_the_run(tmp_path):
+    path = tmp_path / "run.npz"
+    sizes, added = [], []
+
+    def watch(search, row):
+        sizes.append(path.stat().st_size)
+        added.append((tmp_path / "run.npz.history").stat().st_size)
+
+    run(ga(), score, n_generations=200, checkpoint=path, callback=watch, progress=False)
+    assert max(sizes[20:]) - min(sizes[20:]) < 200  # a few digits
+    assert max(np.diff(added)) < 200
+    assert len(load_result(path).history) == 200
+
+
 def test_checkpoint_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "run.npz"
     run(ga(), score, n_generations=2, checkpoint=path, progress=False)
     for search, rngs, message in [
         (ga(popsize=8), (), r"popsize=6 \(here 8\)"),
-        (random_search(), (), "the state is of a GeneticSearch, got a RandomSearch"),
+        (random_search(), (), r"search='GeneticSearch' \(here 'RandomSearch'\)"),
+        (ga(seed=1), (), r"another run: rng='\w+' \(here '\w+'\)\. Make"),
         (ga(), (np.random.default_rng(0),), "written with 0 rngs, got 1"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -222,16 +320,20 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("make", [ga, nsga2, cma])
-def test_ctrl_c_returns_the_best_so_far_and_the_same_search_goes_on(make):
+def test_ctrl_c_raises_with_the_best_so_far_and_the_same_search_goes_on(make):
     fn = two_scores if make is nsga2 else score
     whole, expected = Recorder(fn), make()
     run(expected, whole, n_generations=8, progress=False)
     search = make()
     first = Recorder(fn, fail_at=5, error=KeyboardInterrupt())
-    result = run(search, first, n_generations=8, progress=False)
-    assert (result.stopped, result.interrupted) == ("interrupted", True)
+    with pytest.raises(
+        Interrupted, match="stopped after generation 5 of 8; the best so far is in error.result"
+    ) as stop:
+        run(search, first, n_generations=8, progress=False)
+    result = stop.value.result
+    assert result.stopped == "interrupted"
     assert [row["generation"] for row in result.history] == [0, 1, 2, 3, 4]
-    assert result.best is not None
+    assert np.array_equal(result.best.score, (pick(search.front) if make is nsga2 else search.best).score)
     second = Recorder(fn)
     more = run(search, second, n_generations=8, progress=False)
     assert [row["generation"] for row in more.history] == [5, 6, 7]
@@ -239,36 +341,93 @@ def test_ctrl_c_returns_the_best_so_far_and_the_same_search_goes_on(make):
     assert np.array_equal(first.asked + second.asked, whole.asked)
 
 
-def test_ctrl_c_before_anything_was_scored():
-    result = run(ga(), Recorder(fail_at=0, error=KeyboardInterrupt()), n_generations=3, progress=False)
-    assert (result.best, result.history, result.interrupted) == (None, [], True)
+def test_what_an_interrupt_says_is_true(tmp_path):
+    def stopped(fail_at, **settings):
+        with pytest.raises(KeyboardInterrupt) as stop:
+            run(ga(), Recorder(fail_at=fail_at, error=KeyboardInterrupt()), n_generations=9, progress=False, **settings)
+        assert isinstance(stop.value, Interrupted)
+        return stop.value
+
+    path = tmp_path / "run.npz"
+    nothing = stopped(0, checkpoint=path)
+    assert str(nothing) == "stopped before the first of 9 generations was scored; nothing was found yet"
+    assert (nothing.result.best, nothing.result.history) == (None, [])
+    assert nothing._render_traceback_() == [str(nothing)]
+    best = "; the best so far is in error.result"
+    assert str(stopped(2)) == (
+        f"stopped after generation 2 of 9{best}; no checkpoint was kept, so only the same search object can go on"
+    )
+    kept = stopped(3, checkpoint=path)
+    assert str(kept) == f"stopped after generation 3 of 9{best}, or pass resume=True and run the cell again to go on"
+    again = stopped(2, checkpoint=path, resume=True)  # the first call scores the stored best once more
+    assert str(again) == f"stopped after generation 4 of 9{best}, or run the cell again to go on"
+    assert again._render_traceback_() == [f"{again} (error is sys.last_value)"]
+    assert len(again.result.history) == 4
 
 
-def test_a_real_ctrl_c_inside_tell_or_ask_waits_until_the_generation_is_whole(tmp_path):
-    class Pressed:
-        """A search during whose tell of generation 3 somebody presses Ctrl-C."""
+class Pressed:
+    """A search of which somebody presses Ctrl-C, `n_times`, inside a call of `method` in generation 3."""
 
-        def __init__(self):
-            self.inner = ga()
-            self.popsize = self.inner.popsize
+    def __init__(self, method, n_times=1):
+        self.inner, self.method, self.n_times = ga(), method, n_times
+        self.popsize = self.inner.popsize
 
-        def __getattr__(self, name):
-            return getattr(self.inner, name)
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        if name != self.method or self.inner.generation != 3:
+            return found
 
-        def tell(self, x, scores):
-            if self.inner.generation == 3:
+        def pressed(*args):
+            for _ in range(self.n_times):
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.01)
-            self.inner.tell(x, scores)
+                time.sleep(0.02)
+            return found(*args)
 
-    search = Pressed()
-    handler = signal.getsignal(signal.SIGINT)
-    result = run(search, score, n_generations=8, checkpoint=tmp_path / "run.npz", progress=False)
-    assert result.interrupted
-    assert len(result.history) == 4
-    assert search.pending is None
-    assert len(load_result(tmp_path / "run.npz").history) == 4
+        return pressed
+
+
+@pytest.mark.parametrize("n_times", [1, 3])
+@pytest.mark.parametrize(("method", "n_done"), [("ask", 3), ("tell", 4), ("state", 3), ("restore", 3)])
+def test_a_real_ctrl_c_waits_until_the_step_is_whole(method, n_done, n_times, tmp_path):
+    path, handler = tmp_path / "run.npz", signal.getsignal(signal.SIGINT)
+    search = Pressed(method, n_times)
+    if method == "restore":
+        run(ga(), score, n_generations=3, checkpoint=path, progress=False)
+        run(search.inner, score, n_generations=3, progress=False)
+    with pytest.raises(Interrupted, match=f"stopped after generation {n_done} of 8") as stop:
+        run(search, score, n_generations=8, checkpoint=path, resume=True, progress=False)
+    assert len(stop.value.result.history) == n_done
+    assert (search.pending is None) == (method != "ask")
+    assert len(load_result(path).history) == n_done
     assert signal.getsignal(signal.SIGINT) is handler
+    result = run(ga(), score, n_generations=8, checkpoint=path, resume=True, progress=False)
+    assert_same(result.best, run(ga(), score, n_generations=8, progress=False).best)
+
+
+def test_a_real_ctrl_c_at_any_instant(tmp_path):
+    """Also while the bar is made, between two steps and while the file is written: always one exception, no damage."""
+    expected = run(ga(), score, n_generations=25, progress=False)
+    rng = np.random.default_rng(0)
+    begun = time.perf_counter()
+    run(ga(), score, n_generations=25, checkpoint=tmp_path / "timed.npz", progress=False)
+    longest, n_stopped = time.perf_counter() - begun, 0
+    for k in range(12):
+        path = tmp_path / f"{k}.npz"
+        timer = threading.Timer(rng.uniform(0, longest), os.kill, (os.getpid(), signal.SIGINT))
+        n_known = 0
+        try:
+            timer.start()
+            run(ga(), score, n_generations=25, checkpoint=path, progress=False)
+            timer.join()
+            time.sleep(0.01)
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):
+                n_stopped, n_known = n_stopped + 1, len(error.result.history)
+        assert (len(load_result(path).history) if path.is_file() else 0) >= n_known
+        result = run(ga(), score, n_generations=25, checkpoint=path, resume=True, progress=False)
+        assert timeless(result.history) == timeless(expected.history)
+        assert_same(result.best, expected.best)
+    assert n_stopped > 2
 
 
 def test_runs_in_a_thread():
@@ -297,6 +456,37 @@ def test_bad_scores_are_refused_and_nothing_found_is_lost(bad, tmp_path):
     assert str(path) in caught.value.__notes__[0]
     rest = run(search, score, n_generations=9, progress=False)  # mended, the same search goes on
     assert rest.best.score == run(ga(), score, n_generations=9, progress=False).best.score
+
+
+@pytest.mark.parametrize("make", [random_search, ga, nsga2, cma])
+def test_bad_scores_counted_as_worst_when_asked(make, tmp_path):
+    clean = two_scores if make is nsga2 else score
+
+    def spoils(x):
+        scores = clean(x)
+        scores[scores.reshape(len(x), -1)[:, 0] > -1.0] = np.nan  # whatever comes near the best one there is
+        scores[0] = np.inf if len(x) > 1 else scores[0]
+        return scores
+
+    path = tmp_path / "run.npz"
+    whole = run(make(), spoils, n_generations=12, on_bad="worst", progress=False)
+    assert np.isfinite(whole.best.score).all()
+    assert np.min(whole.best.score) > -1e99
+    assert whole.n_bad == whole.history[-1]["n_bad"] >= 12
+    medians = [value for row in whole.history for name, value in row.items() if name.startswith("median")]
+    assert min(medians) > -1e99
+    run(make(), spoils, n_generations=5, on_bad="worst", checkpoint=path, progress=False)
+    rest = run(make(), spoils, n_generations=12, on_bad="worst", checkpoint=path, resume=True, progress=False)
+    assert timeless(rest.history) == timeless(whole.history)
+    many = run_many([make()], lambda x, owner: spoils(x), n_generations=12, on_bad="worst", progress=False)
+    assert timeless(many[0].history) == timeless(whole.history)
+
+
+def test_a_generation_of_bad_scores_alone_is_refused():
+    with pytest.raises(ValueError, match="scores must be finite, got 6 bad of 6"):
+        run(ga(), lambda x: np.full(6, np.nan), n_generations=2, on_bad="worst", progress=False)
+    with pytest.raises(ValueError, match="on_bad must be 'refuse' or 'worst', got 'ignore'"):
+        run(ga(), score, n_generations=2, on_bad="ignore", progress=False)
 
 
 def test_an_error_in_evaluate_keeps_its_type_and_the_result():
@@ -337,7 +527,10 @@ def test_patience_by_hand(tmp_path):
     )  # fmt: skip
     assert result.stopped == "patience"
     assert [row["best"] for row in result.history] == [1, 3, 3, 3, 4, 4, 4, 4]
-    again = run(ga(), score, n_generations=9, patience=3, checkpoint=tmp_path / "run.npz", resume=True, progress=False)
+    again = run(
+        ga(), lambda x: np.full(len(x), 4.0), n_generations=9, patience=3, checkpoint=tmp_path / "run.npz", resume=True,
+        progress=False,
+    )  # fmt: skip
     assert (again.stopped, len(again.history)) == ("patience", 8)
     with pytest.raises(ValueError, match="patience needs a search with one best"):
         run(nsga2(), two_scores, n_generations=2, patience=3, progress=False)
@@ -405,7 +598,9 @@ def test_many_keep_what_they_found():
         return score(x)
 
     searches = [ga(0), ga(1)]
-    results = run_many(searches, interrupted, n_generations=5, progress=False)
+    with pytest.raises(Interrupted, match="stopped after generation 2 of 5") as stop:
+        run_many(searches, interrupted, n_generations=5, progress=False)
+    results = stop.value.result
     assert [(r.stopped, len(r.history)) for r in results] == [("interrupted", 2)] * 2
     results = run_many(searches, lambda x, owner: score(x), n_generations=5, progress=False)
     assert results[1].best.score == run(ga(1), score, n_generations=5, progress=False).best.score

@@ -62,3 +62,18 @@ def test_bad_input_is_refused():
     for weights in [(1,), (1, 2, 3), (-1, 2), (0, 0), (np.nan, 1)]:
         with pytest.raises(ValueError, match="weights must be 2 numbers >= 0, not all 0"):
             pick(BENT, weights)
+
+
+def test_ties_go_to_the_better_first_objective_or_the_first_of_the_front():
+    # knees (.2, .8) and (.8, .2) of the same sum: the one better in the first objective, wherever it stands
+    for scores in [((0, 1), (0.2, 0.9), (0.9, 0.2), (1, 0)), ((1, 0), (0.9, 0.2), (0.2, 0.9), (0, 1))]:
+        assert pick(front_of(*scores)).score.tolist() == [0.9, 0.2]
+    # sums that only rounding tells apart are a tie too: .1 + .2 is more than .3 in floating point
+    near = front_of((0, 1), (0.1 + 0.2, 0.9), (0.9, 0.3), (1, 0))
+    assert pick(near).score.tolist() == [0.9, 0.3]
+    # equal pseudo-weights (.5, .5) at equal distance: the first
+    even = front_of((1, 0), (0.6, 0.6), (0.6, 0.6), (0, 1))
+    assert pick(even, (1, 1)).x[0] == 1
+    # a front whose objectives do not vary favours none
+    assert pseudo_weights(np.array([[2.0, 5.0], [2.0, 5.0]])).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert pseudo_weights(np.array([[1.0, 5.0], [2.0, 5.0]])).tolist() == [[0.5, 0.5], [1.0, 0.0]]

@@ -51,7 +51,15 @@ def unknown(server):
 
 def test_the_nine_configurations_and_capdec_have_their_files():
     glass = [f"StyleGAN2_{data}_{arm}" for data in ("ffhq", "church", "car") for arm in ("d", "nod")]
-    assert set(registry.PRESETS) == {"DeepMindBigGAN256", "DeepMindBigGAN512", "GPT2", "CapDec", "paper", *glass}
+    assert set(registry.PRESETS) == {
+        "DeepMindBigGAN256",
+        "DeepMindBigGAN512",
+        "GPT2",
+        "CapDec",
+        "SDTurbo",
+        "paper",
+        *glass,
+    }
     assert all(registry.VIT_B_32 in files for files in registry.PRESETS.values())
     assert registry.RN50X4 in registry.files("CapDec")
     assert len({file.path for file in registry.files("paper")}) == len(registry.files("paper")) == 15

@@ -81,7 +81,7 @@ def said(
     if path is not None and path.is_file():
         return _read(path, key)
     texts, scene_of = corpus(n_scenes, rng=np.random.default_rng(seed), **options)
-    found = Said(texts, scene_of, clip.embed_texts(texts, remember=False), key)
+    found = Said(texts, scene_of, clip.embed_texts(texts), key)
     if path is not None:
         from safetensors.torch import save
 
