@@ -102,7 +102,7 @@ class Preset:
         Args:
             target: a caption for a picture generator, a picture (3, h, w) in [0, 1] for a text generator.
         """
-        return self._evaluation(self._similarity(target))
+        return self._evaluation(self._similarity(target), target)
 
     def scores_many(
         self, targets: Sequence[str] | Tensor, *, truncate: bool = False
@@ -138,8 +138,8 @@ class Preset:
         """
         similarity = self._similarity(target)
         if (method or self.method) != "NSGA-II":
-            return self._evaluation(similarity)
-        return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]))
+            return self._evaluation(similarity, target)
+        return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]), target)
 
     def make(self, x: np.ndarray) -> Tensor | list[str]:
         """What the generator makes of candidates (n, dim): pictures (n, 3, h, w) or n texts."""
@@ -157,11 +157,13 @@ class Preset:
         faithful = self.arm == "faithful"
         return TextScorer(self.embedder, target, truncate=not faithful, faithful=faithful)
 
-    def _evaluation(self, scorer: Callable) -> Callable[[np.ndarray], Tensor]:
+    def _evaluation(self, scorer: Callable, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         @torch.inference_mode()
         def evaluate(x: np.ndarray) -> Tensor:
             return scorer(self.make(x)).cpu()
 
+        names = {"target": target, "preset": self.name, "arm": self.arm, "weights": self.weights}
+        evaluate.identity = {**names, "scorer": type(scorer).__name__, "space": repr(self.generator.latent_space)}
         return evaluate
 
 

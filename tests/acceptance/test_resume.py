@@ -1,5 +1,5 @@
-"""resume.identical: killed with SIGKILL at random instants and resumed anew, a search is bit for bit the one that
-never stopped. `RESUME_N=100 python -m pytest -m acceptance tests/acceptance/test_resume.py`; 12 runs otherwise.
+"""resume.identical: killed with SIGKILL at random instants and resumed in a new process, a search is, bit for bit, the
+run that never stopped. RESUME_N=100 python -m pytest -m acceptance tests/acceptance/test_resume.py; 12 runs otherwise.
 """
 
 import itertools
