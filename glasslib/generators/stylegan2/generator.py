@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,12 @@ from glasslib.checks import check_range, check_shape, map_batches
 from glasslib.generators.stylegan2.networks import NOISE_MODES, Discriminator, GeneratorNetwork
 from glasslib.latents import Normal
 from glasslib.results import write_bytes_atomic, write_json_atomic
+from glasslib.weights.integrity import parse_config, read_config
+from glasslib.weights.states import built, fitted, read_state
 
 # What the minibatch standard deviation of a single image is: sqrt(0 + 1e-8).
 ALONE = 1e-4
+MISSING, ADVICE = "run: make tinyworld", "copy it, convert it or download it again"
 PACKED = "glasslib.stylegan2"  # where a file of three networks keeps its config
 
 
@@ -129,8 +132,8 @@ class StyleGAN2Generator:
 
         Raises:
             FileNotFoundError: no such folder or file, or a file of the folder is missing.
-            ValueError: a damaged file, weights that do not fit the config, or a folder and "G"; nothing is loaded in
-                part.
+            ValueError: a damaged file, weights that do not fit the config or are not finite numbers, or a folder and
+                "G"; nothing is loaded in part.
         """
         if which not in ("G", "G_ema"):
             raise ValueError(f"which must be 'G' or 'G_ema', got {which!r}")
@@ -140,10 +143,7 @@ class StyleGAN2Generator:
             return cls(generator, discriminator, config=config, **options)
         if which == "G":
             raise ValueError(f"{path} is a folder and holds only G_ema; the raw G is in files of snapshots.convert")
-        config = _read_config(directory / "config.json")
-        generator = _build(GeneratorNetwork, config, "generator", directory)
-        has_discriminator = config.get("discriminator") is not None
-        discriminator = _build(Discriminator, config, "discriminator", directory) if has_discriminator else None
+        generator, discriminator, config = _read_folder(directory)
         return cls(generator, discriminator, config=config, **options)
 
     def _like_weights(self, x: Tensor | np.ndarray) -> Tensor:
@@ -186,49 +186,51 @@ def pack_networks(path: Path, networks: Mapping[str, nn.Module], *, config: dict
 
 def _unpack_networks(path: Path, which: str) -> tuple[GeneratorNetwork, Discriminator, dict]:
     """Give the networks of one file and their config; only the parts asked for are read."""
-    built = []
+    state, networks = read_state(path, missing=MISSING, advice=ADVICE), []
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(PACKED)
+    if text is None:
+        raise ValueError(f"{path} must be a file of glasslib.generators.stylegan2.snapshots, and has no config")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {}).get(PACKED, "null"))
-            if not isinstance(config, dict) or not {"generator", "discriminator"} <= config.keys():
-                raise ValueError(f"{path} must be a file of glasslib.generators.stylegan2.snapshots, and has no config")
-            for name, network, part in ((which, GeneratorNetwork, "generator"), ("D", Discriminator, "discriminator")):
-                keys = [key for key in file.keys() if key.startswith(f"{name}.")]
-                tensors = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
-                built.append(_filled(network, config[part], tensors, misfit=f"{path} does not fit its own config"))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or convert it again") from error
-    return built[0], built[1], config
-
-
-def _read_config(path: Path) -> dict:
-    if not path.exists():
-        raise FileNotFoundError(f"no StyleGAN2 weights at {path.parent}; run: make tinyworld")
-    try:
-        config = json.loads(path.read_text())
+        config = parse_config(text)
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}; write it again with StyleGAN2Generator.save") from error
-    if not isinstance(config, dict) or "generator" not in config:
+        raise ValueError(f"the config in {path} {error}; {ADVICE}") from error
+    for name, network, part in ((which, GeneratorNetwork, "generator"), ("D", Discriminator, "discriminator")):
+        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        networks.append(filled(network, config.get(part), own, path=path, config=f"the config in {path}, {part},"))
+    return networks[0], networks[1], config
+
+
+def _read_folder(directory: Path) -> tuple[GeneratorNetwork, Discriminator | None, dict]:
+    path, networks = directory / "config.json", []
+    config = read_config(path, missing=f"no StyleGAN2 weights at {directory}; run: make tinyworld", advice=ADVICE)
+    if "generator" not in config:
         raise ValueError(f"{path} must hold the key 'generator', got {config!r:.80}")
-    return config
+    for network, part in ((GeneratorNetwork, "generator"), (Discriminator, "discriminator")):
+        if part == "discriminator" and config.get(part) is None:
+            return networks[0], None, config
+        weights = directory / f"{part}.safetensors"
+        state = read_state(weights, missing=MISSING, advice=ADVICE)
+        networks.append(filled(network, config[part], state, path=weights, config=f"{path}, {part},"))
+    return networks[0], networks[1], config
 
 
-def _build(network: type[nn.Module], config: dict, name: str, directory: Path) -> nn.Module:
-    """A network of `config[name]` with the weights of `name`.safetensors, all of them and no others."""
-    path = directory / f"{name}.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"no {name} at {path}; run: make tinyworld")
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or download it again") from error
-    return _filled(network, config[name], tensors, misfit=f"{path} does not fit config.json")
+def filled(
+    network: Callable[..., nn.Module], arguments: object, state: dict[str, Tensor], *, path: Path, config: str
+) -> nn.Module:
+    """Make a network of a config's arguments and fill it, after checking one against the other.
 
+    Args:
+        network: its class.
+        arguments: the constructor's, as the config has them.
+        state: names -> tensors.
+        path: where the weights stand, for messages.
+        config: where the arguments stand, for messages.
 
-def _filled(network: type[nn.Module], arguments: dict, tensors: dict[str, Tensor], *, misfit: str) -> nn.Module:
-    built = network(**arguments)
-    try:
-        built.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{misfit}; use the files that belong together. {error}") from error
-    return built
+    Raises:
+        ValueError: arguments of no network, or weights that do not fill it.
+    """
+    empty = built(lambda: network(**arguments), state, config=config)
+    advice = f"it must fit {config} use the files that belong together"
+    empty.load_state_dict(fitted(state, empty, path=path, advice=advice), assign=True)
+    return empty
