@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from glasslib.weights.integrity import check_whole, read_config
-from glasslib.weights.states import MASK_BUFFERS, built, check_finite, n_values, read_state, without_prefix
+from glasslib.weights.states import MASK_BUFFERS, SPARE, built, check_finite, n_values, read_state, without_prefix
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in one file, or in pieces that <name>.index.json lists
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json")
 LEAST_SHARE = 0.9  # of the model's vocabulary that its tokenizer must know: some models pad theirs to a round number
-SPARE = 1_000_000  # numbers that a model may have and its file not: what its code computes
 
 
 def load_language_model(folder: str | Path) -> nn.Module:

@@ -27,6 +27,7 @@ COMPILED = "_orig_mod."  # of torch.compile, wherever it stands
 MASK_BUFFERS = re.compile(r"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_LEGACY_BYTES = 2**30  # torch's format before 1.6 cannot be mapped; the largest of ours has 0.24 GB
+SPARE = 1_000_000  # numbers that a model may have and its file not: what its code computes
 MAX_BUFFER_BYTES = 2**30  # that a network keeps beside its weights, such as masks
 MODULES_PER_TENSOR = 10  # a network has fewer, and a config that asks for more is refused before it is built
 
@@ -58,7 +59,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return _renamed({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118: no mapping
+            return _renamed({key: file.get_tensor(key) for key in file.keys()})
     except (safetensors.SafetensorError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"must be a whole safetensors file: {error!s:.200}") from error
 
@@ -74,8 +75,9 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, EOFError, RecursionError, MemoryError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"must be a complete PyTorch file that holds nothing but tensors: {reason:.300}") from error
+        named = re.search(r"GLOBAL (\S+)", str(error))  # what a file asked for that is no tensor
+        reason = f"it names {named[1]:.80}" if named else str(error).split("\n")[0]
+        raise ValueError(f"must be a complete PyTorch file that holds nothing but tensors: {reason:.200}") from error
     except (AttributeError, IndexError, KeyError, OSError, TypeError, UnicodeDecodeError, OverflowError) as error:
         raise ValueError(f"must be a complete PyTorch file, and is damaged: {type(error).__name__}") from error
 

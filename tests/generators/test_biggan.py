@@ -349,7 +349,7 @@ def test_missing_damaged_and_malicious_files_are_refused(tmp_path):
         BigGANGenerator.load(tmp_path)
     pickled = tmp_path / "pytorch_model.bin"
     torch.save({"generator.conv_to_rgb.weight": Payload(tmp_path / "ran")}, pickled)
-    with pytest.raises(ValueError, match="pytorch_model.bin must be a complete PyTorch file that holds nothing but tensors"):
+    with pytest.raises(ValueError, match="pytorch_model.bin must be .* that holds nothing but tensors"):
         BigGANGenerator.load(tmp_path)
     assert not (tmp_path / "ran").exists()
     pickled.write_bytes(b"")
@@ -364,7 +364,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     tiny().save(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY | {"z_dim": 5}))
-    with pytest.raises(ValueError, match=r"model.safetensors is of another architecture: 17 of other shapes, .*gen_z.weight \(1024, 12\) for \(1024, 11\)"):
+    with pytest.raises(ValueError, match=r"another architecture: 17 .*gen_z.weight \(1024, 12\) for \(1024, 11\)"):
         BigGANGenerator.load(tmp_path)
     config.write_text(json.dumps(TINY | {"depth": 5}))
     with pytest.raises(ValueError, match=r"config.json must describe a network that fits the weights: .*'depth'"):

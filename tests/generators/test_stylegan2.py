@@ -361,10 +361,12 @@ def test_damaged_and_mismatched_files_are_refused(tmp_path):
     weights.write_bytes(whole)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"num_layers": 2', '"num_layers": 3'))
-    with pytest.raises(ValueError, match=r"generator.safetensors is of another architecture: it lacks 2 weights, first mapping.fc2.bias; it must"):
+    with pytest.raises(
+        ValueError, match=r"generator.safetensors .* lacks 2 weights, first mapping.fc2.bias; it must"
+    ):
         StyleGAN2Generator.load(tmp_path)
     config.write_text("{")
-    with pytest.raises(ValueError, match=r"config.json must be JSON"):
+    with pytest.raises(ValueError, match=r"config.json is no JSON"):
         StyleGAN2Generator.load(tmp_path)
     config.write_text("{}")
     with pytest.raises(ValueError, match="must hold the key 'generator'"):
