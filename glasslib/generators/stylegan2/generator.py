@@ -40,6 +40,10 @@ class StyleGAN2Generator:
             computed larger than that, which is much faster and gives about the picture scaled down: for scoring
             candidates, of which `at_full_size` then renders the winners.
         rng: for noise_mode "random", on the networks' device.
+        shifted_skip: as in the conversion that CLIP-GLaSS used, the image summed so far moves one pixel right and down
+            at each doubling. Not with a `render_size`.
+        judged_in: how many pictures the discriminator compares, as many at a time, in their order; CLIP-GLaSS: 4. None:
+            each alone, see `realism`.
 
     Source:
         Karras et al. 2020, https://arxiv.org/abs/1912.04958; box and use as in CLIP-GLaSS, https://arxiv.org/abs/2102.01645.
@@ -48,7 +52,8 @@ class StyleGAN2Generator:
     def __init__(
         self, generator: GeneratorNetwork, discriminator: Discriminator | None, *, config: dict,
         truncation_psi: float = 1.0, noise_mode: str = "const", label: Tensor | None = None, batch_size: int = 64,
-        render_size: int | None = None, rng: torch.Generator | None = None,
+        render_size: int | None = None, rng: torch.Generator | None = None, shifted_skip: bool = False,
+        judged_in: int | None = None,
     ) -> None:  # fmt: skip
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, got {noise_mode!r}")
@@ -60,6 +65,11 @@ class StyleGAN2Generator:
             check_shape(label, "label", str(generator.c_dim))
         if render_size is not None and render_size not in generator.synthesis.resolutions:
             raise ValueError(f"render_size must be one of {generator.synthesis.resolutions}, got {render_size}")
+        if shifted_skip and render_size is not None:
+            raise ValueError(f"shifted_skip=True needs render_size=None, got {render_size}; only whole pictures shift")
+        if judged_in is not None and judged_in < 1:
+            raise ValueError(f"judged_in must be None or at least 1 picture, got {judged_in}")
+        self.shifted_skip, self.judged_in = shifted_skip, judged_in
         self.latent_space = Normal(dim=generator.z_dim)
         self.image_size = render_size or generator.img_resolution
         self.truncation_psi, self.noise_mode, self.batch_size = truncation_psi, noise_mode, batch_size
@@ -80,9 +90,11 @@ class StyleGAN2Generator:
 
         The discriminator compares the pictures of a batch (minibatch standard deviation), so its logits depend on the
         company. Here every picture is a group of its own: the value does not change with batch or order. The price is
-        that all pictures look as alike as copies, which lowers all logits together.
+        that all pictures look as alike as copies, which lowers all logits together. With `judged_in` they are compared,
+        and the order counts.
 
         Raises:
+            ValueError: another shape, values outside [0, 1], or a number that is no multiple of `judged_in`.
             RuntimeError: there is no discriminator, or this generator renders at a smaller size than it reads.
         """
         if self._discriminator is None:
@@ -95,7 +107,15 @@ class StyleGAN2Generator:
             )
         check_shape(images, "images", f"n 3 {size} {size}")
         check_range(images, "images", 0.0, 1.0)
-        return map_batches(self._judge, self._like_weights(images), batch_size=self.batch_size)
+        if self.judged_in is None:
+            return map_batches(self._judge, self._like_weights(images), batch_size=self.batch_size)
+        if len(images) % self.judged_in:
+            raise ValueError(
+                f"images must come in groups of judged_in={self.judged_in}, got {len(images)}; pad them, or choose a "
+                "population that is a multiple"
+            )
+        groups = self._like_weights(images).split(self.judged_in)
+        return torch.cat([self._judge(group) for group in groups]) if groups[0].numel() else images.new_zeros(0)
 
     def truncated(self, psi: float) -> StyleGAN2Generator:
         """Return a generator with the same networks and options but truncation psi."""
@@ -155,12 +175,31 @@ class StyleGAN2Generator:
     def _render(self, z: Tensor) -> Tensor:
         images = self._generator(
             z, self._labels(len(z)), truncation_psi=self.truncation_psi, noise_mode=self.noise_mode, rng=self._rng,
-            resolution=self.image_size,
+            resolution=self.image_size, shifted_skip=self.shifted_skip,
         )  # fmt: skip
         return images.add(1).div(2).clamp(0, 1)
 
     def _judge(self, images: Tensor) -> Tensor:
-        return self._discriminator(images * 2 - 1, self._labels(len(images)), minibatch_std=ALONE)[:, 0]
+        company = {"minibatch_std": ALONE} if self.judged_in is None else {}
+        return self._discriminator(images * 2 - 1, self._labels(len(images)), **company)[:, 0]
+
+
+def with_drawn_head(discriminator: Discriminator, *, rng: torch.Generator) -> Discriminator:
+    """Return a copy whose last two layers are as newly made, the weights normal and the biases 0.
+
+    CLIP-GLaSS's conversion of NVIDIA's discriminator leaves them out: its realism is a random projection of the
+    features below.
+
+    Args:
+        discriminator: left as it is.
+        rng: on the CPU.
+    """
+    drawn = copy.deepcopy(discriminator)
+    with torch.no_grad():
+        for layer in (drawn.b4.fc, drawn.b4.out):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=rng))
+            layer.bias.zero_()
+    return drawn
 
 
 def save_networks(

@@ -30,7 +30,7 @@ from glasslib.generators.stylegan2.arguments import (
     tensorflow_generator_config,
 )
 from glasslib.generators.stylegan2.arrays import ARRAY_NAMES, TENSOR_NAMES, from_tensorflow, numpy_array, torch_array
-from glasslib.generators.stylegan2.generator import StyleGAN2Generator, pack_networks
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator, pack_networks, with_drawn_head
 from glasslib.generators.stylegan2.layers import fir_filter
 from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 from glasslib.generators.stylegan2.safe_pickle import Record, Refused, read_plain
@@ -61,11 +61,21 @@ class StyleGAN2Networks:
     D: Discriminator
     config: dict
 
-    def generator(self, *, which: str = "G_ema", **options) -> StyleGAN2Generator:
-        """Wrap "G" or "G_ema" and the discriminator; `options` are those of StyleGAN2Generator."""
+    def generator(
+        self, *, which: str = "G_ema", head_rng: torch.Generator | None = None, **options
+    ) -> StyleGAN2Generator:
+        """Wrap "G" or "G_ema" and the discriminator.
+
+        Args:
+            which: "G" or "G_ema".
+            head_rng: draws the discriminator's last two layers anew, as CLIP-GLaSS did (`with_drawn_head`); None keeps
+                the file's.
+            options: those of StyleGAN2Generator.
+        """
         if which not in ("G", "G_ema"):
             raise ValueError(f"which must be 'G' or 'G_ema', got {which!r}")
-        return StyleGAN2Generator(getattr(self, which), self.D, config=self.config, **options)
+        discriminator = self.D if head_rng is None else with_drawn_head(self.D, rng=head_rng)
+        return StyleGAN2Generator(getattr(self, which), discriminator, config=self.config, **options)
 
 
 def read_networks(path: str | Path) -> StyleGAN2Networks:
