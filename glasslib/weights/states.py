@@ -7,6 +7,7 @@ more memory than its list of names. Tensors are mapped from the file until they 
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import threading
@@ -32,11 +33,12 @@ MAX_BUFFER_BYTES = 2**30  # that a network keeps beside its weights, such as mas
 MODULES_PER_TENSOR = 10  # a network has fewer, and a config that asks for more is refused before it is built
 
 
-def read_state(path: str | Path, *, missing: str, advice: str) -> dict[str, Tensor]:
+def read_state(path: str | Path, *, missing: str, advice: str, part: str | None = None) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from what torch.save wrote, without running code.
 
     Args:
         path, missing, advice: as for `integrity.check_whole`.
+        part: the key of the state dict that is meant in a file of several; {} if it is not there.
 
     Returns:
         Names -> tensors, under the file's names without what wrappers add, mapped from the file: copy what is kept.
@@ -47,7 +49,12 @@ def read_state(path: str | Path, *, missing: str, advice: str) -> dict[str, Tens
     """
     path = check_whole(path, missing=missing, advice=advice)
     try:
-        state = _read_safetensors(path) if path.suffix == ".safetensors" else unwrapped(_read_torch(path))
+        loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if part is not None:
+            loaded = loaded.get(part) if isinstance(loaded, Mapping) else None
+            if loaded is None:
+                return {}
+        state = unwrapped(loaded)
         _check_storages(state, path.stat().st_size)
     except ValueError as error:
         raise ValueError(f"{path} {error}; {advice}") from error
@@ -73,7 +80,8 @@ def _read_torch(path: Path) -> Any:
     elif (n_bytes := path.stat().st_size) > MAX_LEGACY_BYTES:
         raise ValueError(f"is of torch's old format and must have at most {MAX_LEGACY_BYTES:,} bytes, got {n_bytes:,}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the script's arguments, plain data
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, EOFError, RecursionError, MemoryError) as error:
         named = re.search(r"GLOBAL (\S+)", str(error))  # what a file asked for that is no tensor
         reason = f"it names {named[1]:.80}" if named else str(error).split("\n")[0]
