@@ -22,6 +22,7 @@ from glasslib.presets import clip_glass
 from glasslib.scoring import ClipScorer, JointScorer, RealismScorer, TextScorer
 from glasslib.search import pareto
 from glasslib.search.candidate import Candidate
+from glasslib.search.operators import Operators
 from glasslib.tinyworld import models
 
 SEARCHES = {  # method -> module of glasslib.search and class, imported when asked for: pycma alone takes seconds
@@ -44,7 +45,7 @@ class Preset:
     name: its key in `names()`. generator: a Generator (pictures) or TextGenerator (texts). embedder: the CLIP that
     scores. load_judge: gives the `judge`. popsize, n_generations, method: CLIP-GLaSS's budget and search, or the tiny
     world's. prompts: captions (or picture names) to start from. weights: file -> SHA-256. arm: "fixed", or "faithful"
-    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`.
+    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`. operators: of a genetic search; None: its own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Preset:
     weights: dict[str, str] = field(default_factory=dict)
     arm: str = "fixed"
     pick_weights: tuple[float, float] | None = None
+    operators: Operators | None = None
 
     @cached_property
     def judge(self) -> ClipEmbedder:
@@ -94,7 +96,8 @@ class Preset:
             raise ValueError(f"method must be one of {tuple(SEARCHES)}, got {method!r}")
         module, name = SEARCHES[method]
         search = getattr(importlib.import_module(f"glasslib.search.{module}"), name)
-        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
+        own = {"operators": self.operators} if module == "genetic" and self.operators is not None else {}
+        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **own, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         """CLIP similarity alone: x (n, dim) -> (n,), of what the generator makes of x.
