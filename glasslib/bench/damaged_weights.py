@@ -6,6 +6,7 @@ stands in `sources`.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -34,6 +35,10 @@ from glasslib.results import REPO
 from glasslib.tinyworld import models
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+CLIP = {
+    "embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,14 @@ def decoder() -> CaptionDecoder:
 
 def sources(folder: Path) -> dict[str, Source]:
     """Every loader with a whole folder of its own; files that the tiny world does not have are written to `folder`."""
+    import open_clip
+
     tiny = models.WEIGHTS
     made = {name: folder / name for name in ("packed", "rosinality", "checkpoint", "captions", "clip", "clip_pt")}
     for path in made.values():
         path.mkdir()
     whole = StyleGAN2Generator.load(tiny / "stylegan2")
-    networks = {"G": whole._generator, "G_ema": whole._generator, "D": whole._discriminator}
+    networks = {"G": copy.deepcopy(whole._generator), "G_ema": whole._generator, "D": whole._discriminator}
     pack_networks(made["packed"] / "x.safetensors", networks, config=whole._config)
     parts: dict[str, dict] = {"g": {}, "g_ema": {}, "d": {}}
     for key, value in load_file(REPO / "tests/golden/rosinality_res32.weights.safetensors").items():
@@ -83,12 +90,14 @@ def sources(folder: Path) -> dict[str, Source]:
     torch.save(parts, made["rosinality"] / "x.pt")
     torch.save(decoder().state_dict(), made["checkpoint"] / "x.pt")
     save_model(decoder(), str(made["captions"] / "x.safetensors"))
-    shutil.copy(tiny / "clip" / "model.safetensors", made["clip"] / "x.safetensors")
-    torch.save(load_file(tiny / "clip" / "model.safetensors"), made["clip_pt"] / "x.pt")
-    models._register_configs()
+    (folder / "glasslib-small.json").write_text(json.dumps(CLIP))
+    open_clip.add_model_config(folder / "glasslib-small.json")
+    small = load_open_clip("glasslib-small", None, weights="random", rng=torch.Generator().manual_seed(0))
+    save_file(small._model.state_dict(), made["clip"] / "x.safetensors")
+    torch.save(small._model.state_dict(), made["clip_pt"] / "x.pt")
 
     def clip(name: str, path: Path):
-        return load_open_clip("tiny-clip", None, weights=path / name)
+        return load_open_clip("glasslib-small", None, weights=path / name)
 
     return {
         "captioner": Source(tiny / "captioner", "model.safetensors", captioner.load, absurd=(

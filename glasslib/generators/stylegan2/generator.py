@@ -234,6 +234,8 @@ def _unpack_networks(path: Path, which: str) -> tuple[GeneratorNetwork, Discrimi
         config = parse_config(text)
     except ValueError as error:
         raise ValueError(f"the config in {path} {error}; {ADVICE}") from error
+    if other := sorted(key for key in state if key.split(".")[0] not in ("G", "G_ema", "D")):
+        raise ValueError(f"{path} has {len(other)} weights besides G, G_ema and D, first {other[0][:80]}; {ADVICE}")
     for name, network, part in ((which, GeneratorNetwork, "generator"), ("D", Discriminator, "discriminator")):
         own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         networks.append(filled(network, config.get(part), own, path=path, config=f"the config in {path}, {part},"))
