@@ -21,7 +21,7 @@ class ColourEmbedder:
         self.n_image_calls += 1
         return F.normalize(images.mean(dim=(2, 3)), dim=1)
 
-    def embed_texts(self, texts, *, truncate=False):
+    def embed_texts(self, texts, *, truncate=False, allow_empty=False):
         if self.too_long(texts) and not truncate:
             raise ValueError(f"1 of {len(texts)} texts exceed CLIP's tokens, first {self.too_long(texts)[0]!r}")
         rows = [torch.tensor([WORDS[word] for word in text.split()[: self.context]]).sum(0) for text in texts]

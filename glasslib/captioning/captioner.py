@@ -70,6 +70,9 @@ class Captioner:
 
         Returns:
             n captions.
+
+        Raises:
+            ValueError: a wrong shape, or rows that are not finite or not of norm 1.
         """
         return [captions[0] for captions in self.several(embeddings, max_tokens=max_tokens)]
 
@@ -168,13 +171,14 @@ def nearest_caption(
             f"log_probs must have one number for each caption, got {sum(map(len, log_probs))} in {len(log_probs)} "
             f"lists for {sum(map(len, candidates))} captions in {len(candidates)}"
         )
+    check_unit(embeddings, "embeddings")
     texts = list(dict.fromkeys(text for captions in candidates for text in captions if text.strip()))
     row_of = {text: row for row, text in enumerate(texts)}
     embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]
     picked = []
     for i, (captions, image) in enumerate(zip(candidates, embeddings, strict=True)):
         known = [k for k, text in enumerate(captions) if text in row_of]
-        value = embedded[[row_of[captions[k]] for k in known]] @ image
+        value = (embedded[[row_of[captions[k]] for k in known]] * image).sum(dim=1)
         if log_probs is not None:
             value = embedder.logit_scale * value + value.new_tensor([log_probs[i][k] for k in known])
         picked.append(captions[known[int(value.argmax())]] if known else captions[0])

@@ -150,7 +150,7 @@ class ClipEmbedder:
             found = {text: self._text_cache[key] for text, key in keys.items() if key in self._text_cache}
         new = {text: self._tokens.encode(text) for text in keys if text not in found}
         if new:
-            self._tokens.check(new, truncate=truncate, allow_empty=allow_empty)
+            self._tokens.check(new, n_asked=len(keys), truncate=truncate, allow_empty=allow_empty)
             # a copy each: a view would keep its whole batch in memory
             found |= {text: row.clone() for text, row in zip(new, self._embed_tokens(new), strict=True)}
         with self._lock:

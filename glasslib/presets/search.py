@@ -166,7 +166,7 @@ class Preset:
             return scorer(self.make(x)).cpu()
 
         names = {"target": target, "preset": self.name, "arm": self.arm, "weights": self.weights}
-        evaluate.identity = {**names, "scorer": type(scorer).__name__, "space": repr(self.generator.latent_space)}
+        evaluate.identity = names | {"scorer": type(scorer).__name__}  # what a checkpoint compares
         return evaluate
 
 
