@@ -196,6 +196,9 @@ def test_text_scores_stay_above_minus_one():
 
 def test_crops_of_a_tiny_picture_have_a_pixel():
     inner = Recorder()
+    CutoutScorer(inner, n_cutouts=1, rng=torch.Generator().manual_seed(0))(torch.zeros(1, 3, 4, 4))
+    assert len(inner.seen) == 1
+    inner.seen.clear()
     CutoutScorer(inner, n_cutouts=20, rng=torch.Generator().manual_seed(0), smallest=0.01)(torch.zeros(1, 3, 2, 3))
     assert {tuple(crop.shape[2:]) for crop in inner.seen} == {(1, 1), (2, 2)}
 

@@ -182,6 +182,10 @@ def test_a_covariance_may_be_singular_and_round_a_little_below_zero():
     factor = noise.covariance_factor(flat)
     assert torch.allclose(factor @ factor.T, flat, atol=1e-6)
     assert noise.covariance_factor(torch.diag(torch.tensor([1.0, -5e-7]))).isfinite().all()
+    for values in ((100.0, 1.0, -5e-5), (-5e-5, 100.0, 1.0)):  # rounding is as large as the largest
+        assert noise.covariance_factor(torch.diag(torch.tensor(values))).isfinite().all()
+    with pytest.raises(ValueError, match="no negative eigenvalue"):
+        noise.covariance_factor(torch.diag(torch.tensor([0.01, -5e-8])))
     with pytest.raises(ValueError, match="no negative eigenvalue, got -2e-06"):
         noise.covariance_factor(torch.diag(torch.tensor([1.0, -2e-6])))
 
@@ -201,3 +205,10 @@ def test_the_share_that_all_captions_have_is_taken_away_by_hand():
     found = noise.paraphrase_cosine(x, image_ids=["a", "a", "b", "b"], centre=True)
     assert torch.allclose(x.mean(0), torch.tensor([0.6, 0.6])) and len(centred) == 4
     assert found == pytest.approx(sum(cosines) / 2, abs=1e-6)
+
+
+def test_the_scatter_of_three_captions_by_hand():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.0, -1.0]])
+    residuals = torch.tensor([[0.4, -1.6 / 3], [-0.6, 1.4 / 3], [0.2, 0.2 / 3]])  # about (.6, 1.6 / 3)
+    spread = noise.paraphrase_covariance(x, image_ids=["a", "a", "a", "b"])
+    assert torch.allclose(spread, residuals.T @ residuals / 2, atol=1e-6)
