@@ -44,7 +44,7 @@ OPEN = """async path => {
 RUN_ALL = "() => { jupyterapp.commands.execute('notebook:run-all-cells').finally(() => window.ended = Date.now()); }"
 STOP = "() => { jupyterapp.commands.execute('notebook:interrupt-kernel'); return Date.now(); }"
 STATE = """() => panel.content.widgets.filter(cell => cell.model.type === 'code').map(cell => ({
-  running: cell.model.executionState === 'running', count: cell.model.executionCount,
+  count: cell.model.executionCount,
   errors: cell.model.outputs.toJSON().filter(output => output.output_type === 'error').map(output => output.ename)}))"""
 
 
@@ -122,13 +122,13 @@ def stop(page: Page, address: str, notebook: Path, cell: int, later_s: float) ->
     page.evaluate(OPEN, notebook.name)
     page.evaluate(RUN_ALL)
     end = time.monotonic() + 900
-    while not (state := page.evaluate(STATE))[cell]["running"]:
+    while not _is_running(state := page.evaluate(STATE), cell):
         if page.evaluate("() => window.ended") or time.monotonic() > end:
             errors = [error for each in state for error in each["errors"]]
             raise RuntimeError(f"{notebook.name}: code cell {cell} never ran; errors before it: {errors}")
         page.wait_for_timeout(50)
     page.wait_for_timeout(1000 * later_s)
-    was_running = page.evaluate(STATE)[cell]["running"]
+    was_running = _is_running(page.evaluate(STATE), cell)
     pressed = page.evaluate(STOP)
     page.wait_for_function("() => window.ended", timeout=600_000)
     seconds = (page.evaluate("() => window.ended") - pressed) / 1000
@@ -138,6 +138,11 @@ def stop(page: Page, address: str, notebook: Path, cell: int, later_s: float) ->
     row = {"notebook": notebook.stem, "cell": cell, "later_s": later_s, "seconds": seconds, "was_running": was_running}
     ran_on = [number for number, each in enumerate(after) if number > cell and each["count"]]
     return row | {"errors": after[cell]["errors"], "ran_on": ran_on}
+
+
+def _is_running(state: list[dict], cell: int) -> bool:
+    """Whether a cell runs now: the one before it has ended, it has not (JupyterLab calls queued cells running too)."""
+    return bool(state[cell - 1]["count"]) and not state[cell]["count"]
 
 
 def measure(python: Path, notebooks: list[Path]) -> list[dict]:
