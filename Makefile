@@ -18,6 +18,7 @@ KERNEL := $(VENV)/share/jupyter/kernels/glasslib/kernel.json
 PRESET ?= tiny
 ONLY ?=
 WORKERS ?= 2
+CLUSTER ?=
 ARGS ?=
 
 # The caption and the path pass through the environment, unread by make and the shell: quotes, spaces and $ are safe.
@@ -30,7 +31,7 @@ unexport TARGET IMAGE
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
 
-.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld weights lock reset clean
+.PHONY: help setup demo figures experiments notebooks scoreboard test lint lab bench tinyworld weights lock reset clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +43,10 @@ demo: $(READY) ## one search on the tiny models: TARGET="a red star on the left"
 
 figures: $(READY) ## run all notebooks into results/ (PRESET=paper for the real models, ONLY=01 for one)
 	@$(PY) -m glasslib.commands.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS) $(ARGS)
+	@$(PY) -m glasslib.commands.scoreboard
+
+experiments: $(READY) ## run the notebooks at full scale: hours, goes on where it was (CLUSTER=local:4, or a scheduler's address)
+	@$(PY) -m glasslib.commands.notebooks experiments $(ONLY) --cluster "$(CLUSTER)"
 	@$(PY) -m glasslib.commands.scoreboard
 
 notebooks: $(READY) ## run all notebooks and keep the outputs in them, as they are committed (ONLY=...)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -12,7 +11,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +75,10 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> None:
 
 def write_json_atomic(path: str | Path, content: Any) -> None:
     """Replace `path` by `content` as JSON with sorted keys; NaN and infinity are refused with ValueError."""
-    write_bytes_atomic(path, _json(content))
+    write_bytes_atomic(path, to_json(content))
 
 
-def _json(content: Any) -> bytes:
+def to_json(content: Any) -> bytes:
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False, default=plain)
     return (text + "\n").encode()
 
@@ -155,8 +154,8 @@ def write_results(
     if misnamed := [name for name in files if name != Path(name).name]:
         raise ValueError(f"tables and figures need plain file names, got {misnamed}")
     summary = {"source": source, "files": sorted(files), "metrics": _checked(metrics)}
-    files |= {"timings.json": _json(timings)} if timings else {}
-    files |= {"params.json": _json(params), "metrics.json": _json(summary)}
+    files |= {"timings.json": to_json(timings)} if timings else {}
+    files |= {"params.json": to_json(params), "metrics.json": to_json(summary)}
     for name, content in files.items():
         write_bytes_atomic(folder / name, content)
     if notice:
@@ -180,7 +179,7 @@ def _destination(folder: Path, params: Mapping[str, Any]) -> tuple[Path, str]:
 
 
 def _without_folder(params: Mapping[str, Any]) -> bytes:
-    return _json({name: value for name, value in params.items() if name != "results_dir"})
+    return to_json({name: value for name, value in params.items() if name != "results_dir"})
 
 
 def _asked(path: Path) -> bytes:
@@ -279,62 +278,3 @@ def _figure_file(name: str, figure: "Figure | bytes") -> tuple[str, bytes]:
     if not Path(name).suffix:
         raise ValueError(f'figure {name!r} is bytes, so its name needs a suffix, such as "{name}.webp"')
     return name, figure
-
-
-@dataclasses.dataclass(frozen=True)
-class ResultCard:
-    """What one finished search or training leaves behind, enough to run it again and compare.
-
-    Attributes:
-        target: the caption, or the picture's path and SHA-256.
-        preset: its name in presets.names().
-        seed: of the run's rng.
-        weights: model -> SHA-256 of its file.
-        versions: what `versions` gave at the time.
-        evaluations: how many candidates were scored.
-        wall_time_s: seconds, not compared.
-        score: of the winner, higher is better.
-        judge_score: the held-out judge's for the same winner; None without a judge.
-        lineage: how the best came about, oldest first: one dict of JSON values for each improvement.
-    """
-
-    target: str
-    preset: str
-    seed: int
-    weights: Mapping[str, str]
-    versions: Mapping[str, str]
-    evaluations: int
-    wall_time_s: float
-    score: float
-    judge_score: float | None = None
-    lineage: Sequence[Mapping[str, Any]] = ()
-
-    def write(self, path: str | Path) -> None:
-        """Write the card as JSON, atomically."""
-        write_json_atomic(path, dataclasses.asdict(self))
-
-    @classmethod
-    def read(cls, path: str | Path) -> "ResultCard":
-        """Read a card that `write` wrote; another file is refused with ValueError."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(content, dict) or set(content) != expected:
-            raise ValueError(f"{path} is not a result card: it must be JSON with exactly the keys {sorted(expected)}")
-        return cls(**content)
-
-
-def differences(card: ResultCard, other: ResultCard) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which two runs differ, name -> (first, second); wall time and versions do not count."""
-    left, right = (json.loads(_json(dataclasses.asdict(each))) for each in (card, other))
-    compared = [name for name in left if name not in ("wall_time_s", "versions")]
-    return {name: (left[name], right[name]) for name in compared if left[name] != right[name]}
-
-
-def same(card: ResultCard, other: ResultCard) -> bool:
-    """Return whether two runs were asked for the same and found the same, bit for bit."""
-    return not differences(card, other)
-
-
-def replay(card: ResultCard, rerun: Callable[[ResultCard], ResultCard]) -> dict[str, tuple[Any, Any]]:
-    """Run a card again by `rerun` and return the `differences`: {} says that it came out the same."""
-    return differences(card, rerun(card))

@@ -23,6 +23,7 @@ CONDA = yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))
 TARGETS = {
     *("help", "setup", "demo", "figures", "test", "lint", "lab", "bench", "tinyworld", "clean", "notebooks", "lock"),
     "reset",
+    "experiments",
 }
 HARD = 'it\'s "red" $HOME $(shell echo bad) `id` \\ #5'
 

@@ -15,6 +15,7 @@ LAYERS = {
     "images": 0,
     "results": 0,
     "strict_json": 0,
+    "cards": 1,
     "sweep": 1,
     "latents": 1,
     "weights": 1,

@@ -147,10 +147,10 @@ def _searched(preset, evaluate, n_generations: int | None):
 
 
 def _card(preset, target: str, result, judged: float, seconds: float):
-    from glasslib import results
+    from glasslib import cards, results
 
     improvements = [row for i, row in enumerate(result.history) if not i or row["best"] > result.history[i - 1]["best"]]
-    return results.ResultCard(
+    return cards.ResultCard(
         target=target,
         preset=preset.name,
         seed=SEED,

@@ -1,12 +1,9 @@
 """Run the notebooks without a browser: `make figures`, `make notebooks` for the committed outputs, the smoke tests."""
 
 import argparse
-import ast
 import base64
 import contextlib
-import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +16,7 @@ from typing import Any
 import yaml
 
 from glasslib.commands import end_on_signals
+from glasslib.commands.parameters import check_parameters, check_writable, parameters_of
 from glasslib.results import REFRESH, REPO, write_json_atomic
 
 NOTEBOOKS = REPO / "notebooks"
@@ -61,70 +59,6 @@ def kernel_environment() -> dict[str, str]:
     jupyter_path = [str(Path(sys.prefix, "share", "jupyter")), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     fixed = {"TZ": "UTC", "SOURCE_DATE_EPOCH": "0", "PYTHONHASHSEED": "0"}
     return threads | fixed | {"JUPYTER_PATH": os.pathsep.join(jupyter_path)}
-
-
-def parameters_of(notebook: Path) -> dict[str, Any]:
-    """Return the names and default values in the cell tagged `parameters`.
-
-    Raises:
-        ValueError: not exactly one such cell, or something in it that is not a name = literal.
-    """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(tagged) != 1 or tagged[0]["cell_type"] != "code":
-        raise ValueError(f"{notebook.name} needs exactly one code cell tagged parameters, got {len(tagged)}")
-    values = {}
-    for node in ast.parse("".join(tagged[0]["source"])).body:
-        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise ValueError(f"{notebook.name}: the parameters cell holds only name = literal, not {ast.unparse(node)}")
-        values[node.targets[0].id] = ast.literal_eval(node.value)
-    return values
-
-
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse a parameter the notebook does not have (papermill would only warn), or one of another type.
-
-    Raises:
-        ValueError: an unknown name, a value of another type than the default's, a preset the notebook does not take.
-    """
-    known = parameters_of(notebook)
-    if unknown := sorted(set(parameters) - set(known)):
-        raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
-    for name, value in parameters.items():
-        if not _fits(value, known[name]):
-            kind = type(known[name]).__name__
-            raise ValueError(f"{notebook.name}: {name} must be {kind} as {known[name]!r} is, got {value!r}")
-    preset = parameters.get("preset", "tiny")
-    if preset not in ("tiny", "paper") and preset not in (there := presets_of(notebook)):
-        raise ValueError(f"{notebook.name}: preset must be one of {', '.join(there)}, got {preset!r}")
-
-
-def _fits(value: Any, default: Any) -> bool:
-    """Whether a value may stand where the default stands; None as default says that nothing is known."""
-    if default is None or isinstance(default, bool) or isinstance(value, bool):
-        return default is None or type(value) is type(default)
-    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
-
-
-def presets_of(notebook: Path) -> list[str]:
-    """Return the presets a notebook takes: tiny, paper, and CLIP-GLaSS's configurations of the family it is about."""
-    from glasslib import presets
-
-    families = set(re.findall(r'for_notebook\(preset, \\?"(\w+)\\?"\)', notebook.read_text(encoding="utf-8")))
-    ours = [name for name, made in presets.clip_glass.CONFIGURATIONS.items() if {made.family} == families]
-    return ["tiny", "paper", *ours]
-
-
-def check_writable(*folders: Path) -> None:
-    """Refuse a folder in which no file can be made, such as one of a read-only checkout, with OSError."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            where = folder.relative_to(REPO) if folder.is_relative_to(REPO) else folder
-            raise OSError(f"cannot write in {where}/ ({error.strerror}); run in a checkout that is yours") from error
 
 
 class _Run:
@@ -222,6 +156,22 @@ def figures(notebooks: Sequence[Path], *, parameters: Mapping[str, Any], workers
     return outcomes
 
 
+def experiments(notebooks: Sequence[Path], *, cluster: str | None) -> list[Outcome]:
+    """Run the notebooks that have a full scale at it, one after the other, into results/NN_topic/full/.
+
+    Each prints first how long its jobs will take; jobs that an earlier run finished are not done again.
+    """
+    jobs = []
+    for notebook in notebooks:
+        known, parameters = parameters_of(notebook), {"scale": "full"}
+        if "cluster" in known:
+            parameters["cluster"] = cluster
+        elif not (REPO / "results" / notebook.stem / "full").is_dir():
+            continue
+        jobs.append(Job(notebook, EXECUTED / "full" / notebook.name, parameters, cell_timeout_s=None, refresh=True))
+    return run_jobs(jobs, workers=1)
+
+
 def refresh(notebooks: Sequence[Path], *, workers: int) -> list[Outcome]:
     """Run notebooks as they stand and put the outputs into them, without a trace of the machine or the clock.
 
@@ -264,10 +214,11 @@ def main() -> int:
     """Run the notebooks named, or all; returns the exit status."""
     end_on_signals()
     parser = argparse.ArgumentParser(prog="python -m glasslib.commands.notebooks", description=__doc__)
-    parser.add_argument("what", choices=["figures", "refresh"])
+    parser.add_argument("what", choices=["figures", "refresh", "experiments"])
     parser.add_argument("only", nargs="*", help="such as 01_clip_space, or 01; all of them if none is given")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cluster", default="", help="of experiments: local:N, or a Dask scheduler's address")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args()
     try:
@@ -280,6 +231,8 @@ def main() -> int:
         print(f"running {len(notebooks)} notebooks, {args.workers} at a time", flush=True)
         if args.what == "figures":
             outcomes = figures(notebooks, parameters=parameters, workers=args.workers)
+        elif args.what == "experiments":
+            outcomes = experiments(notebooks, cluster=args.cluster or None)
         else:
             outcomes = refresh(notebooks, workers=args.workers)
     except (ValueError, OSError) as error:

@@ -12,6 +12,7 @@ import torch
 
 from glasslib import images, results
 from glasslib.captioning import captioner, decoding
+from glasslib.cards import ResultCard
 from glasslib.commands import demo, printable, words
 from glasslib.tinyworld import models, scenes, wording
 
@@ -101,7 +102,7 @@ def test_pictures_whose_names_are_alike_leave_two_cards(tmp_path, capsys):
         demo.picture_to_caption(tmp_path / name, tmp_path / "cards", n_generations=1)
     cards = sorted((tmp_path / "cards").iterdir())
     assert len(cards) == 3
-    targets = {results.ResultCard.read(card).target.rsplit(" ", 1)[0] for card in cards}
+    targets = {ResultCard.read(card).target.rsplit(" ", 1)[0] for card in cards}
     assert {"circle.png", "circle.jpg"} < targets and all(target.isprintable() for target in targets)
     out = capsys.readouterr().out
     assert not [c for c in out if unicodedata.category(c).startswith("C") and c != "\n"]

@@ -11,7 +11,7 @@ import nbformat
 import psutil
 import pytest
 
-from glasslib.commands import notebooks
+from glasslib.commands import notebooks, parameters
 
 RUNNER = [sys.executable, "-c"]
 MAIN = "import sys; from pathlib import Path; from glasslib.commands import notebooks as n; n.REPO = Path({0!r});"
@@ -120,7 +120,7 @@ def test_fitting_parameters_pass(tmp_path, name, value):
 
 def test_a_configuration_is_taken_by_the_notebooks_of_its_family():
     def taken(name):
-        return notebooks.presets_of(notebooks.NOTEBOOKS / f"{name}.ipynb")
+        return parameters.presets_of(notebooks.NOTEBOOKS / f"{name}.ipynb")
 
     assert "StyleGAN2_ffhq_d" in taken("02_caption_to_image_stylegan2")
     assert "DeepMindBigGAN512" in taken("03_caption_to_image_biggan")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib import presets, results
+from glasslib import cards, presets
 from glasslib.bench import clock
 from glasslib.commands import demo
 from glasslib.generators.biggan.generator import BigGANGenerator
@@ -182,8 +182,8 @@ def test_tokens_are_refused_by_cma_es_with_a_way_out(writer):
 def test_the_demo_writes_a_picture_and_a_card_that_replays(tmp_path, capsys):
     first, again = (demo.caption_to_picture("a green heart", tmp_path / name, n_generations=3) for name in "ab")
     assert first.read_bytes() == again.read_bytes()
-    cards = [results.ResultCard.read(path.with_suffix(".json")) for path in (first, again)]
-    assert results.same(*cards) and cards[0].target == "a green heart" and cards[0].judge_score is not None
+    left = [cards.ResultCard.read(path.with_suffix(".json")) for path in (first, again)]
+    assert cards.same(*left) and left[0].target == "a green heart" and left[0].judge_score is not None
     assert "the oracle sees" in capsys.readouterr().out
 
 
