@@ -1,11 +1,20 @@
 # Every target that needs Python first makes .venv from requirements.lock, once. `make` alone lists the targets.
+# An active conda or virtual environment is used instead, and no .venv made, if it is called glasslib (environment.yml's
+# name), if glasslib is installed in it from this folder, or with USE_ACTIVE=1, which installs what it lacks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-VENV := .venv
+OTHER := $(filter-out $(CURDIR)/.venv,$(or $(VIRTUAL_ENV),$(CONDA_PREFIX)))
+FROM_HERE := import glasslib, pathlib, sys; sys.exit(not pathlib.Path(glasslib.__file__).parents[1].samefile("."))
+ACTIVE := $(if $(OTHER),$(if $(USE_ACTIVE)$(filter glasslib,$(notdir $(OTHER))),$(OTHER),$\
+  $(shell "$(OTHER)/bin/python" -I -c '$(FROM_HERE)' 2>/dev/null && echo "$(OTHER)")))
+$(if $(and $(USE_ACTIVE),$(or $(OTHER),$(wildcard $(VIRTUAL_ENV)))),,$(if $(USE_ACTIVE),$\
+  $(error USE_ACTIVE=1 needs an active environment: conda activate NAME, or source PATH/bin/activate, first)))
+VENV := $(or $(ACTIVE),.venv)
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready$(if $(ACTIVE),-$(firstword $(shell echo "$(CURDIR)" | cksum)))
+KERNEL := $(VENV)/share/jupyter/kernels/glasslib/kernel.json
 PRESET ?= tiny
 ONLY ?=
 WORKERS ?= 2
@@ -21,18 +30,18 @@ unexport TARGET IMAGE
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
 
-.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld weights lock clean
+.PHONY: help setup demo figures notebooks scoreboard test lint lab bench tinyworld weights lock reset clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(READY) ## make .venv from requirements.lock (6 GB; once; every other target does it by itself)
+setup: $(READY) $(KERNEL) ## make .venv from requirements.lock (6 GB; once; every other target does it by itself)
 
-demo: $(READY) ## one search on the tiny models: TARGET="a large red star on a dark background", or IMAGE=path
+demo: $(READY) ## one search on the tiny models: TARGET="a red star on the left" (TARGET=help: the words), or IMAGE=path
 	@$(PY) -m glasslib.commands.demo $(DEMO)
 
-figures: $(READY) ## run all notebooks into results/ (PRESET=paper for the real models, ONLY=01_clip_space for one)
-	@$(PY) -m glasslib.commands.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS)
+figures: $(READY) ## run all notebooks into results/ (PRESET=paper for the real models, ONLY=01 for one)
+	@$(PY) -m glasslib.commands.notebooks figures $(ONLY) --preset $(PRESET) --workers $(WORKERS) $(ARGS)
 	@$(PY) -m glasslib.commands.scoreboard
 
 notebooks: $(READY) ## run all notebooks and keep the outputs in them, as they are committed (ONLY=...)
@@ -48,8 +57,9 @@ test: $(READY) ## run the tests (ARGS="-k genetic" for some)
 lint: $(READY) ## check style and format, notebooks included
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
-lab: $(READY) ## open JupyterLab on this machine only, with a token (ARGS="--no-browser")
-	@JUPYTER_PATH="$(CURDIR)/$(VENV)/share/jupyter:$$JUPYTER_PATH" $(PY) -m jupyterlab --ip=127.0.0.1 \
+lab: $(READY) $(KERNEL) ## open JupyterLab on this machine only, with a token (ARGS="--no-browser")
+	@JUPYTER_PATH="$(abspath $(VENV))/share/jupyter:$$JUPYTER_PATH" $(PY) -m jupyterlab --ip=127.0.0.1 \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) \
 	  --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 bench: $(READY) ## measure speed and what no notebook measures, into results/bench/
@@ -66,10 +76,24 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows (ARGS=--upg
 	@$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet $(ARGS) -o requirements.lock
 
+reset: ## put notebooks, results and README back as committed; what you changed is kept as a patch in runs/
+	@mkdir -p runs; patch="runs/before-reset-$$(date +%Y%m%d-%H%M%S).patch"; \
+	git diff --binary HEAD -- notebooks results README.md > "$$patch" && if [ -s "$$patch" ]; then \
+	  git restore --source=HEAD --staged --worktree -- notebooks results README.md \
+	  && echo "all as committed; to get your changes back: git apply $$patch"; \
+	else rm "$$patch"; echo "nothing was changed"; fi
+
 clean: ## remove caches and executed copies; .venv, results and trained weights stay
 	@rm -rf runs/figures demo .pytest_cache .ruff_cache
 	@find glasslib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+ifdef ACTIVE
+$(READY): requirements.lock
+	@echo "installing the versions of requirements.lock, and glasslib from here, into $(VENV): what it lacks"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-*; touch $@
+else
 $(READY): requirements.lock
 	@$(PY) -c '$(SUPPORTED)' 2>/dev/null && exit; \
 	for python in $(PYTHONS); do "$$python" -c '$(SUPPORTED)' 2>/dev/null && found="$$python" && break; done; \
@@ -89,3 +113,11 @@ $(READY): requirements.lock
 	  && $(PY) -m pip install --require-hashes -r requirements.lock \
 	  && $(PY) -m pip install --no-deps --no-build-isolation -e . ; }
 	@touch $@
+endif
+
+# The project's own kernel, and JupyterLab without its news.
+$(KERNEL): | $(READY)
+	@mkdir -p $(VENV)/etc/jupyter/labconfig
+	@printf '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n' \
+	  > $(VENV)/etc/jupyter/labconfig/page_config.json
+	@$(PY) -m ipykernel install --sys-prefix --name glasslib --display-name glasslib >/dev/null

@@ -1,5 +1,6 @@
 """What every run needs: the repository root, a device, versions, hashes, and results and cards written atomically."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -24,6 +25,7 @@ VERSIONED = ("cma", "numpy", "open_clip_torch", "pymoo", "torch", "transformers"
 FIGURE_DPI = 144
 METRIC_ID = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 METRIC_KEYS = {"value", "n", "ci", "unit"}
+REFRESH = "GLASSLIB_REFRESH"  # "1" (set by `make notebooks` and `make experiments` alone): may change a params.json
 
 
 def pick_device(name: str = "auto") -> "torch.device":
@@ -78,11 +80,11 @@ def write_json_atomic(path: str | Path, content: Any) -> None:
 
 
 def _json(content: Any) -> bytes:
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False, default=_plain)
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False, default=plain)
     return (text + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn what JSON and csv do not know (paths, NumPy numbers and arrays) into what they do."""
     if isinstance(value, Path):
         return value.relative_to(REPO).as_posix() if value.is_relative_to(REPO) else value.as_posix()
@@ -129,11 +131,14 @@ def write_results(
     """Write one experiment's folder; the same content gives the same bytes, but for timings.json.
 
     All is checked and drawn before the first file is replaced; metrics.json, which lists tables and figures, is last.
+    results/ holds what the committed parameters gave, so only a run with the parameters of results/NN_topic/params.json
+    writes there (scale="full": of results/NN_topic/full/). Any other run of a notebook goes to
+    runs/NN_topic-<hash of the parameters>/, preset="paper" to runs/paper/NN_topic/, and says so in one line.
 
     Args:
-        results_dir: results/NN_topic; a relative path starts at the repository root.
+        results_dir: results/NN_topic; a relative path starts at the repository root. One outside results/ is obeyed.
         source: what makes these numbers again: "notebooks/NN_topic.ipynb" or "make bench".
-        params: what the run was asked for, JSON values.
+        params: what the run was asked for, JSON values; "preset" and "scale" also choose the folder.
         metrics: scoreboard id ("clip.colour") -> what `metric` returns.
         tables: name -> rows with the same keys, or columns of one length; becomes name.csv. None is an empty field.
         figures: name -> matplotlib Figure, becomes name.png; or file name with suffix -> bytes, written as they are.
@@ -142,7 +147,9 @@ def write_results(
     Returns:
         The folder written to.
     """
-    folder = REPO / results_dir
+    folder, notice = Path(os.path.abspath(REPO / results_dir)), ""
+    if source.startswith("notebooks/"):  # make bench takes no parameters
+        folder, notice = _destination(folder, params)
     files = {f"{name}.csv": _csv(name, table) for name, table in (tables or {}).items()}
     files |= dict(_figure_file(name, figure) for name, figure in (figures or {}).items())
     if misnamed := [name for name in files if name != Path(name).name]:
@@ -152,7 +159,33 @@ def write_results(
     files |= {"params.json": _json(params), "metrics.json": _json(summary)}
     for name, content in files.items():
         write_bytes_atomic(folder / name, content)
+    if notice:
+        print(notice)
     return folder
+
+
+def _destination(folder: Path, params: Mapping[str, Any]) -> tuple[Path, str]:
+    """Return where a run asked to write to `folder` may write, and the line that says so if it is elsewhere."""
+    if folder == REPO / "results" or not folder.is_relative_to(REPO / "results"):
+        return folder, ""
+    topic = folder.relative_to(REPO / "results")
+    scale = "full" if params.get("scale") == "full" else ""
+    if params.get("preset") == "paper":
+        return (there := REPO / "runs" / "paper" / topic / scale), f"results are in {plain(there)}/"
+    if os.environ.get(REFRESH) == "1" or _asked(folder / scale / "params.json") == _without_folder(params):
+        return folder / scale, ""
+    mark = hashlib.sha256(_without_folder(params)).hexdigest()[:8]
+    there = REPO / "runs" / f"{'-'.join(topic.parts)}-{mark}"
+    return there, f"other parameters than the committed ones: results are in {plain(there)}/"
+
+
+def _without_folder(params: Mapping[str, Any]) -> bytes:
+    return _json({name: value for name, value in params.items() if name != "results_dir"})
+
+
+def _asked(path: Path) -> bytes:
+    """Return what an earlier run was asked for, as `_without_folder` gives it; b"" if there was none."""
+    return _without_folder(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else b""
 
 
 def _checked(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -182,8 +215,55 @@ def _csv(name: str, table: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[A
     return text.getvalue().encode()
 
 
+def read_table(path: str | Path) -> list[dict[str, str | int | float | None]]:
+    """Return the rows of a csv that `write_results` wrote, as they were given to it.
+
+    A column whose every filled field is a number, or every one True or False, is converted; any other holds strings.
+    An empty field is None.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: no header, a row that is longer or shorter than it, or a name twice in it.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if not header or len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
+        raise ValueError(
+            f"{path} must be a csv with one header of different names and rows of its length; make it anew"
+        )
+    columns = [_converted(column) for column in zip(*rows, strict=True)]
+    return [dict(zip(header, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _converted(column: Sequence[str]) -> list[str | int | float | None]:
+    for parse in ({"True": True, "False": False}.__getitem__, _number):
+        with contextlib.suppress(KeyError, ValueError):
+            return [parse(field) if field else None for field in column]
+    return [field or None for field in column]
+
+
+def _number(field: str) -> int | float:
+    """Return the number that is written as `field`; ValueError if none is (007, 1_000 and nan are not)."""
+    number = int(field) if field.lstrip("-").isdecimal() else float(field)
+    if repr(number) != field or not math.isfinite(number):
+        raise ValueError(field)
+    return number
+
+
+def show(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print metrics as a table: id, value, 95 % interval, n, unit."""
+    rows = [("id", "value", "95 % interval", "n", "unit")]
+    for name, entry in metrics.items():
+        interval = "" if entry["ci"] is None else "[{:.3f}, {:.3f}]".format(*entry["ci"])
+        rows.append((name, f"{entry['value']:.3f}", interval, f"{entry['n']:,}", entry["unit"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        fields = [f"{field:{side}{width}}" for field, side, width in zip(row, "<><><", widths, strict=True)]
+        print("  ".join(fields).rstrip())
+
+
 def _field(value: Any, *, where: str) -> str | int | float | None:
-    value = _plain(value) if hasattr(value, "tolist") or isinstance(value, Path) else value
+    value = plain(value) if hasattr(value, "tolist") or isinstance(value, Path) else value
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where}: numbers must be finite, got {value}; use None for a missing one")
     if value is not None and not isinstance(value, str | int | float):

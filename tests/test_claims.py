@@ -1,14 +1,16 @@
 """Every number that the README quotes is the scoreboard's, and the scoreboard's are those of results/."""
 
 import json
+import re
 
 import pytest
 
-from glasslib import results
+from glasslib import images, results
 from glasslib.commands import scoreboard
+from glasslib.weights import registry
 
 RESULTS = results.REPO / "results"
-FOLDERS = sorted(path.parent for path in RESULTS.glob("*/metrics.json"))
+FOLDERS = sorted(path.parent for path in RESULTS.rglob("metrics.json"))
 ATTRIBUTES = ("colour", "shape", "place", "background")
 CLAIMED = {
     *(f"{model}.{attribute}" for model in ("clip", "judge", "oracle") for attribute in ATTRIBUTES),
@@ -47,16 +49,39 @@ def test_scoreboard_holds_every_number_the_project_claims():
     assert CLAIMED - scoreboard.read_scoreboard().keys() == set()
 
 
-def test_readme_quotes_the_scoreboard():
-    text = (results.REPO / "README.md").read_text(encoding="utf-8")
-    assert len(scoreboard.MARKER.findall(text)) >= 10
+@pytest.mark.parametrize("page", scoreboard.pages(), ids=lambda page: page.name)
+def test_a_page_quotes_the_scoreboard(page):
+    text = page.read_text(encoding="utf-8")
+    assert scoreboard.MARKER.search(text)
     assert scoreboard.fill_readme(text, scoreboard.read_scoreboard()) == text, "run: make scoreboard"
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_readme_rests_on_numbers():
+    assert len(scoreboard.MARKER.findall((results.REPO / "README.md").read_text(encoding="utf-8"))) >= 20
+
+
+def test_trusted_files_are_named_as_such():
+    page = (results.REPO / ".github" / "docs" / "real_models.md").read_text(encoding="utf-8")
+    (trusted,) = re.findall(r"^\| (.*) \| nothing published", page, re.M)
+    unverified = {
+        file.path.split("/")[0] for name in registry.PRESETS for file in registry.files(name) if not file.sha256
+    }
+    assert unverified == {"clip-rn50x4", "biggan-deep-512", "stylegan2"}
+    assert trusted == "CLIP RN50x4, BigGAN-deep 512, StyleGAN2 (ffhq, church, car)"
+
+
+def test_the_readmes_snippet_saves_a_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (results.REPO / "README.md").read_text(encoding="utf-8"), re.S)
+    assert snippet.count("n_generations=100") == 1
+    exec(snippet.replace("n_generations=100", "n_generations=1"), {})
+    assert images.load_image(tmp_path / "red_star.png").shape == (3, 256, 256)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(RESULTS).as_posix())
 def test_a_results_folder_holds_what_it_lists_and_nothing_else(folder):
     summary = json.loads((folder / "metrics.json").read_text())
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = {path.name for path in folder.iterdir() if path.name != "full"}
     assert there - {"metrics.json", "params.json", "timings.json"} == set(summary["files"]), "delete what is stale"
     assert "params.json" in there
     for name, entry in summary["metrics"].items():

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,8 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (REPO / "requirements.lock").read_text(encoding="utf-8")
 CONDA = yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))
 TARGETS = {
-    *("help", "setup", "demo", "figures", "test", "lint", "lab", "bench", "tinyworld", "clean", "notebooks", "lock")
+    *("help", "setup", "demo", "figures", "test", "lint", "lab", "bench", "tinyworld", "clean", "notebooks", "lock"),
+    "reset",
 }
 HARD = 'it\'s "red" $HOME $(shell echo bad) `id` \\ #5'
 
@@ -92,7 +94,8 @@ def top_level(name: str) -> set[str]:
 
 def test_every_import_is_a_declared_dependency():
     declared = {"glasslib", *sys.stdlib_module_names}.union(*map(top_level, ranges()))
-    files = [*(REPO / "glasslib").rglob("*.py"), *(REPO / "tests").rglob("*.py")]
+    browser = REPO / "tests" / "acceptance" / "stop_in_jupyterlab.py"  # has an environment of its own, see there
+    files = [path for path in (*(REPO / "glasslib").rglob("*.py"), *(REPO / "tests").rglob("*.py")) if path != browser]
     assert len(files) > 10
     undeclared = {}
     for path in files:
@@ -134,3 +137,83 @@ def test_make_demo_hands_the_caption_over_untouched(tmp_path, arguments, seen):
     overrides = [f"PY={python}", f"READY={python}"]
     run = subprocess.run(["make", "demo", *overrides, *arguments], cwd=REPO, capture_output=True, text=True)
     assert (run.stdout, run.stderr) == (seen, "")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A folder that looks like an environment; its python writes down what it is asked, and knows no glasslib."""
+
+    def make(name, knows_glasslib=False):
+        python = tmp_path / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(
+            f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n[ "$1" != -I ] || exit {int(not knows_glasslib)}\n'
+        )
+        python.chmod(0o755)
+        return python.parents[1]
+
+    return make
+
+
+def make_lint(tmp_path, *arguments, **active):
+    """Run `make lint` with these environments active; return what the fake python was asked, and what make said."""
+    variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    variables |= {key: str(value) for key, value in active.items()}
+    variables.pop("MAKEFLAGS", None)
+    run = subprocess.run(["make", "lint", *arguments], cwd=REPO, env=variables, capture_output=True, text=True)
+    asked = tmp_path / "asked"
+    return asked.read_text() if asked.exists() else "", run
+
+
+@pytest.mark.parametrize(
+    ("name", "knows_glasslib", "arguments"),
+    [("glasslib", False, []), ("mine", True, []), ("mine", False, ["USE_ACTIVE=1"])],
+)
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_make_uses_the_active_environment(tmp_path, environment, variable, name, knows_glasslib, arguments):
+    folder = environment(name, knows_glasslib)
+    asked, run = make_lint(tmp_path, *arguments, **{variable: folder})
+    assert run.returncode == 0, run.stderr
+    assert asked.splitlines()[-4:] == [
+        "-m pip install --quiet --require-hashes -r requirements.lock",
+        "-m pip install --quiet --no-deps --no-build-isolation -e .",
+        "-m ruff check .",
+        "-m ruff format --check .",
+    ]
+    asked_again, _ = make_lint(tmp_path, *arguments, **{variable: folder})
+    assert asked_again.count("-m pip") == 2, "set up once"
+
+
+def test_make_leaves_another_environment_alone(tmp_path, environment):
+    python = environment("x") / "bin" / "python"
+    overrides = [f"PY={python}", f"READY={python}"]  # .venv stays out of this
+    asked, run = make_lint(tmp_path, *overrides, CONDA_PREFIX=environment("base"))
+    assert run.returncode == 0, run.stderr
+    assert "-m pip" not in asked and asked.splitlines()[0].startswith("-I -c"), "asked whether it has glasslib, no more"
+
+
+def test_use_active_needs_an_active_environment(tmp_path):
+    _, run = make_lint(tmp_path, "USE_ACTIVE=1")
+    assert run.returncode == 2 and "USE_ACTIVE=1 needs an active environment: conda activate NAME" in run.stderr
+
+
+def test_reset_restores_what_is_committed_and_keeps_the_changes(tmp_path):
+    (tmp_path / "Makefile").write_text((REPO / "Makefile").read_text())
+    for name in ("notebooks", "results"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("committed\n")
+    (tmp_path / "README.md").write_text("committed\n")
+
+    def call(*command):
+        run = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return run.stdout
+
+    call("git", "init", "--quiet")
+    call("git", "add", "--all")
+    call("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message=a")
+    (tmp_path / "notebooks" / "a").write_text("mine\n")
+    (tmp_path / "results" / "a").unlink()
+    said = call("make", "reset")
+    assert (tmp_path / "notebooks" / "a").read_text() == (tmp_path / "results" / "a").read_text() == "committed\n"
+    call("git", "apply", said.split("git apply ")[1].strip())
+    assert (tmp_path / "notebooks" / "a").read_text() == "mine\n" and not (tmp_path / "results" / "a").exists()

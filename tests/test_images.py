@@ -1,6 +1,7 @@
 """Reading every kind of picture rightly, refusing what is none, and writing pictures that read back the same."""
 
 import io
+import json
 import os
 import struct
 import warnings
@@ -9,10 +10,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from glasslib import images
+from glasslib.images import reading
 
 # Two rows, three columns, every channel different: a swapped axis or channel cannot go unnoticed.
 PIXELS = np.array(
@@ -192,7 +194,7 @@ def png_claiming(width, height):
 
 @pytest.mark.parametrize("side", [8_000, 12_000, 100_000])  # below Pillow's own warning, above it, above its error
 def test_load_image_refuses_an_enormous_picture_before_decoding_it(tmp_path, side, monkeypatch):
-    monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(reading, "_decode", lambda *_: pytest.fail("decoded"))
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(side, side))
     with pytest.raises(ValueError, match=r"bomb\.png .*(large|expected at most 50,000,000).*scale it down first"):
@@ -367,3 +369,159 @@ def test_a_folder_s_pictures_come_as_middle_squares_in_the_order_of_their_names(
         images.load_squares(tmp_path, size=16, n=3)
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         images.load_squares(tmp_path / "nowhere", size=16)
+
+
+def test_a_folder_s_hidden_files_and_folders_are_no_pictures(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "x.png")
+    (tmp_path / "._x.png").write_bytes(bytes.fromhex("0005160700020000") + bytes(4000))  # macOS writes these
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    assert images.picture_paths(tmp_path) == [tmp_path / "x.png"]
+    assert images.load_squares(tmp_path, size=4).shape == (1, 3, 4, 4)
+    (tmp_path / "y.HEIC").write_bytes(b"ftypheic")
+    with pytest.warns(UserWarning, match=r"passed over 1 files of .*, expected a picture .*: y\.HEIC"):
+        assert images.load_squares(tmp_path, size=4).shape == (1, 3, 4, 4)
+
+
+def test_every_suffix_of_a_format_that_is_read_is_a_picture_s(tmp_path):
+    for name in ("a.jpg", "b.JPEG", "c.jfif", "d.webp", "e.gif", "f.bmp", "g.tif", "h.pgm", "i.jp2", "j.avif", "k.png"):
+        Image.new("L" if name == "h.pgm" else "RGB", (16, 16)).save(tmp_path / name)
+    assert [path.name[0] for path in images.picture_paths(tmp_path)] == list("abcdefghijk")
+    assert images.load_squares(tmp_path, size=4).shape == (11, 3, 4, 4)
+
+
+def test_a_bad_picture_of_a_folder_is_named_and_left_out_when_asked(tmp_path):
+    for name in ("a.png", "c.png", "d.png"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"b\.png is empty, damaged or not a picture.*; or pass skip_bad=True"):
+        images.load_squares(tmp_path, size=4)
+    with pytest.warns(UserWarning, match=r"left out 1 pictures of .* that cannot be read: b\.png"):
+        assert len(images.load_squares(tmp_path, size=4, n=3, skip_bad=True)) == 3
+    with pytest.warns(UserWarning), pytest.raises(FileNotFoundError, match="at least 4 pictures .*, got 3"):
+        images.load_squares(tmp_path, size=4, n=4, skip_bad=True)
+    assert len(images.load_squares(tmp_path, size=4, n=1)) == 1  # what is not asked for is not read
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt"])
+def test_load_image_reads_past_two_megabytes_of_text(tmp_path, kind):
+    info = PngInfo()
+    if kind == "iTXt":
+        info.add_itxt("workflow", "x" * (2 << 20), zip=True)
+    else:
+        info.add_text("workflow", "x" * (2 << 20), zip=kind == "zTXt")
+    path = save(tmp_path, Image.fromarray(PIXELS), pnginfo=info)
+    assert kind.encode() in path.read_bytes()
+    assert torch.equal(images.load_image(path), torch.from_numpy(PIXELS).permute(2, 0, 1) / 255)
+
+
+def test_metadata_are_found_behind_two_megabytes_of_other_text(tmp_path):
+    info = PngInfo()
+    info.add_text("workflow", "x" * (2 << 20), zip=True)
+    info.add_itxt("glasslib", json.dumps({"seed": 7}), zip=True)
+    assert images.read_metadata(save(tmp_path, Image.fromarray(PIXELS), pnginfo=info)) == {"seed": 7}
+
+
+def test_a_frame_after_the_first_survives_the_texts_being_left_out(tmp_path):
+    info = PngInfo()
+    info.add_text("workflow", "x" * (2 << 20), zip=True)
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    path = save(tmp_path, first, save_all=True, append_images=[second], pnginfo=info)
+    with pytest.warns(UserWarning, match="holds 2 frames"):
+        assert images.load_image(path)[:, 4, 4].tolist() == [1, 0, 0]
+
+
+ADOBE_RGB = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
+
+
+def profile(*, space=b"RGB ", gamma=2.2, primaries=ADOBE_RGB, name=b"wide"):
+    """An ICC profile, version 2, of a matrix and a gamma; the defaults are Adobe RGB's."""
+    number = lambda x: struct.pack(">i", round(x * 65536))  # noqa: E731
+    xyz = lambda v: b"XYZ " + bytes(4) + b"".join(map(number, v))  # noqa: E731
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    text = b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(1 + 4 + 4 + 2 + 1 + 67)
+    text += bytes(-len(text) % 4)
+    tags = {b"desc": text, b"cprt": b"text" + bytes(4) + b"none\0" + bytes(3), b"wtpt": xyz((0.9642, 1, 0.8249))}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {k + b"XYZ": xyz(v) for k, v in zip((b"r", b"g", b"b"), primaries, strict=True)}
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for key, value in tags.items():
+        table += key + struct.pack(">II", at + len(body), len(value))
+        body += value
+    head = (
+        struct.pack(">I", 128 + len(table) + len(body))
+        + b"lcms"
+        + bytes.fromhex("02100000")
+        + b"mntr"
+        + space
+        + b"XYZ "
+    )
+    head += bytes(12) + b"acsp" + bytes(28) + number(0.9642) + number(1) + number(0.8249) + bytes(48)
+    return head + table + body
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff"])
+def test_load_image_follows_a_colour_profile(tmp_path, name):
+    image = Image.new("RGB", (16, 16), (60, 160, 90))
+    options = {"lossless": True} if "webp" in name else {"quality": 100} if "jpg" in name else {}
+    got = images.load_image(save(tmp_path, image, name, icc_profile=profile(), **options))[:, 8, 8] * 255
+    # Adobe RGB's green is out of sRGB's reach: linear .0414, .3586, .1011 by the two matrices, red below 0
+    assert got.tolist() == pytest.approx([0, 161, 85], abs=3)
+
+
+def test_load_image_follows_a_profile_and_keeps_what_is_transparent_white(tmp_path):
+    rgba = Image.new("RGBA", (2, 1), (60, 160, 90, 255))
+    rgba.putpixel((1, 0), (60, 160, 90, 0))
+    got = images.load_image(save(tmp_path, rgba, icc_profile=profile()))[:, 0] * 255
+    assert got[:, 0].tolist() == pytest.approx([0, 161, 85], abs=3) and got[:, 1].tolist() == [255, 255, 255]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([60, 160, 90, 0, 0, 0])
+    got = images.load_image(save(tmp_path, palette, icc_profile=profile()))[:, 0, 0] * 255
+    assert got.tolist() == pytest.approx([0, 161, 85], abs=3)
+
+
+def test_load_image_follows_a_grey_profile(tmp_path):
+    grey = Image.new("L", (2, 1), 128)
+    dark = images.load_image(save(tmp_path, grey, icc_profile=profile(space=b"GRAY", gamma=1.0)))[:, 0, 0] * 255
+    assert dark.tolist() == pytest.approx([188] * 3, abs=1)  # linear .502 is sRGB's 188
+    coloured = images.load_image(save(tmp_path, grey, icc_profile=profile()))[:, 0, 0]  # grey pixels, an RGB profile
+    assert coloured.tolist() == pytest.approx([128 / 255] * 3, abs=0.01)
+
+
+def test_load_image_leaves_srgb_as_it_is(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = images.load_image(save(tmp_path, Image.fromarray(PIXELS), icc_profile=srgb))
+    assert torch.equal(image, torch.from_numpy(PIXELS).permute(2, 0, 1) / 255)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (b"\0" * (2 << 20), ""),
+        (b"no profile", ""),
+        (profile()[:200], ""),
+        (profile(space=b"CMYK"), "it is for CMYK, the pixels are RGB"),
+        (profile(space=b"GRAY"), "it is for GRAY, the pixels are RGB"),
+    ],
+    ids=["zeros", "text", "cut", "CMYK", "grey"],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_load_image_warns_of_a_profile_that_cannot_be_used(tmp_path, name, broken, why):
+    options = {"lossless": True} if "webp" in name else {}
+    path = save(tmp_path, Image.fromarray(PIXELS), name, icc_profile=broken, **options)
+    with pytest.warns(UserWarning, match=rf"a\.\w+: its colour profile cannot be used \(.*{why}.*\); read as sRGB"):
+        image = images.load_image(path)
+    assert torch.equal(image, torch.from_numpy(PIXELS).permute(2, 0, 1) / 255)
+
+
+def test_a_profile_whose_packing_is_damaged_is_warned_of(tmp_path):
+    path = save(tmp_path, Image.fromarray(PIXELS), icc_profile=profile())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"iCCP") + 4 + len(b"ICC Profile\0\0") + 1] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="its colour profile cannot be used"):
+        assert images.load_image(path).shape == (3, 2, 3)

@@ -16,14 +16,24 @@ from glasslib.commands import notebooks
 SMOKE = {
     "00_start_here": {"n_generations": 3},
     "01_clip_space": {"n_scenes": 60},
-    "02_caption_to_image_stylegan2": {"n_generations": 3, "n_seeds": 2, "n_samples": 64, "n_training": 500},
-    "03_caption_to_image_biggan": {"n_generations": 2, "n_seeds": 2, "n_captions": 4, "n_samples": 64, "n_curve": 32},
-    "04_image_to_caption_gpt2": {"n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20},
+    # with every size given, the full scale is as small: its own branch is what this runs
+    "02_caption_to_image_stylegan2": {
+        "scale": "full", "n_generations": 3, "n_seeds": 2, "n_arm_seeds": 1, "n_samples": 64, "n_training": 500,
+        "n_targets": 2, "n_target_seeds": 1, "n_target_generations": 2,
+    },
+    "03_caption_to_image_biggan": {
+        "scale": "full", "n_generations": 2, "n_seeds": 2, "n_captions": 4, "n_samples": 64, "n_curve": 32,
+        "n_targets": 2, "n_target_seeds": 1, "n_target_generations": 2,
+    },
+    "04_image_to_caption_gpt2": {
+        "scale": "full", "n_generations": 2, "n_pictures": 2, "n_seeds": 2, "n_texts": 20,
+        "n_targets": 2, "n_target_seeds": 1, "n_target_generations": 2,
+    },
     "07_capdec_train": {"n_scenes": 100, "n_test": 20},
     "08_capdec_noise": {"n_scenes": 100, "n_test": 20},
     "09_capdec_transfer": {"n_scenes": 40, "n_live": 20, "n_steps": 3, "n_skewed": 100},
-    "10_round_trip": {"n_captions": 2, "n_generations": 3, "n_writing": 2, "n_pictures": 2},
-}
+    "10_round_trip": {"scale": "full", "n_captions": 2, "n_generations": 3, "n_writing": 2, "n_pictures": 2},
+}  # fmt: skip
 NAMES = sorted(SMOKE)
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|opt|usr|mnt|var|private)/|\b[A-Z]:\\\\?Users|\.venv/")
 FORBIDDEN = re.compile(r"^\s*[%!]|import \*|os\.chdir|sys\.path|hf_hub_download|urlretrieve", re.M)

@@ -57,6 +57,106 @@ def test_same_results_are_the_same_bytes(tmp_path):
     assert bytes_in(write(tmp_path / "first")) == bytes_in(write(tmp_path / "second"))
 
 
+ROWS = [
+    {"caption": "7", "score": 0.1, "seed": 0, "colour": True, "named": None, "hash": "007", "mixed": 1},
+    {
+        "caption": "a red star, left",
+        "score": -1e-05,
+        "seed": -2,
+        "colour": False,
+        "named": 3,
+        "hash": "010",
+        "mixed": 0.5,
+    },
+]
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    write(tmp_path, tables={"rows": ROWS})
+    read = results.read_table(tmp_path / "rows.csv")
+    assert read == ROWS
+    assert [[type(value) for value in row.values()] for row in read] == [
+        [str, float, int, bool, type(None), str, int],
+        [str, float, int, bool, int, str, float],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a,a\n1,2\n", "a,b\n1\n", "a\n1,2\n"])
+def test_what_is_no_table_is_refused(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match="t.csv must be a csv with one header"):
+        results.read_table(tmp_path / "t.csv")
+    with pytest.raises(FileNotFoundError):
+        results.read_table(tmp_path / "none.csv")
+
+
+def test_shown_metrics_are_aligned(capsys):
+    results.show({
+        "clip.colour": METRIC,
+        "gpt2.perplexity": results.metric(58.1666, n=1000, unit="perplexity"),
+        "d.in": results.metric(-0.04, n=15, unit="difference", ci=[-0.1, 0]),
+    })  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [
+        "id                value  95 % interval        n  unit",
+        "clip.colour       0.500  [0.200, 0.800]      10  share",
+        "gpt2.perplexity  58.167                   1,000  perplexity",
+        "d.in             -0.040  [-0.100, 0.000]     15  difference",
+    ]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository in which results/01_clip_space was committed with seed 1."""
+    monkeypatch.setattr(results, "REPO", tmp_path)
+    monkeypatch.setenv("GLASSLIB_REFRESH", "1")
+    write("results/01_clip_space", params={"seed": 1, "results_dir": "results/01_clip_space"})
+    monkeypatch.delenv("GLASSLIB_REFRESH")
+    return tmp_path
+
+
+SAME = {"seed": 1, "results_dir": "anything"}
+
+
+@pytest.mark.parametrize(
+    ("params", "results_dir", "folder"),
+    [
+        (SAME, "results/01_clip_space", "results/01_clip_space"),
+        (SAME, "results/../results/01_clip_space/", "results/01_clip_space"),
+        ({"seed": 2}, "results/01_clip_space", "runs/01_clip_space-cc7efd37"),
+        ({"seed": 1.0}, "results/01_clip_space", "runs/01_clip_space-4fed241b"),
+        ({"seed": 1, "n": 2}, "results/01_clip_space", "runs/01_clip_space-43d4ea1c"),
+        ({"seed": 1}, "results/02_new", "runs/02_new-1982e76b"),
+        ({"seed": 1, "scale": "full"}, "results/01_clip_space", "runs/01_clip_space-296df85c"),
+        ({"seed": 1, "preset": "paper"}, "results/01_clip_space", "runs/paper/01_clip_space"),
+        ({"seed": 1, "preset": "paper", "scale": "full"}, "results/01_clip_space", "runs/paper/01_clip_space/full"),
+        ({"seed": 2}, "elsewhere/mine", "elsewhere/mine"),
+    ],
+)
+def test_only_the_committed_parameters_write_into_results(checkout, capsys, params, results_dir, folder):
+    before = bytes_in(checkout / "results" / "01_clip_space")
+    assert write(results_dir, params=params).relative_to(checkout).as_posix() == folder
+    notice = "" if params is SAME or folder.startswith("elsewhere") else f"results are in {folder}/\n"
+    assert capsys.readouterr().out.endswith(notice) and (checkout / folder / "metrics.json").is_file()
+    after = bytes_in(checkout / "results" / "01_clip_space")
+    assert after == before or params is SAME
+    assert {path.name for path in (checkout / "results").iterdir()} == {"01_clip_space"}
+
+
+def test_a_full_run_has_its_own_committed_parameters(checkout, monkeypatch):
+    full = {"seed": 3, "scale": "full"}
+    monkeypatch.setenv("GLASSLIB_REFRESH", "1")
+    assert write("results/01_clip_space", params=full) == checkout / "results/01_clip_space/full"
+    monkeypatch.delenv("GLASSLIB_REFRESH")
+    assert write("results/01_clip_space", params=full) == checkout / "results/01_clip_space/full"
+    assert write("results/01_clip_space", params={"seed": 1}) == checkout / "results/01_clip_space"
+    assert write("results/01_clip_space", params=full | {"seed": 1}).parent == checkout / "runs"
+
+
+def test_make_bench_takes_no_parameters_and_writes_where_it_says(checkout):
+    folder = write("results/bench_x", params={"cores": 2}, source="make bench")
+    assert folder == write("results/bench_x", params={"cores": 4}, source="make bench") == checkout / "results/bench_x"
+
+
 def test_relative_results_dir_starts_at_the_repository_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(tmp_path / "there", results.REPO)

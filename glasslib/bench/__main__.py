@@ -1,12 +1,10 @@
 """What no notebook measures, because it takes long or reads the clock: `make bench`, into results/bench*/.
 
-`python -m glasslib.bench t2i` finds pictures for a hundred captions, `biggan` too, `i2t` captions for a hundred
-pictures, `capdec` trains captioners from text alone at several amounts of noise, `capdec_words` on captions worded
-more and less alike, `capdec_transfer` in other domains and registers, and `overhead` and `time` read the clock.
-`parity`, `files`, `render`, `host`, `fullsize` and `peak` are about the papers' real models, with random weights
-where size is what counts: equal to the references, damaged files refused, half-size pictures for scoring, what a
-search costs beside the models, how much faster they are than run plainly, and the memory that the notebooks need.
-`capdec_checks` and `capdec_fullsize` are the like for the captioner.
+`python -m glasslib.bench overhead` and `time` read the clock, `sweeps` kills workers. `parity`, `files`, `host`,
+`fullsize` and `peak` are about the papers' real models, with random weights where size is what counts: equality with
+the references, damaged files refused, what a search costs beside the models, how much faster they are than the
+reference implementations, and the memory that the notebooks need. `capdec_checks` and `capdec_fullsize` do the same for
+the captioner.
 """
 
 from __future__ import annotations
@@ -15,37 +13,26 @@ import argparse
 import sys
 
 from glasslib.bench import (
-    biggan_searches,
-    capdec,
     capdec_checks,
     capdec_fullsize,
-    capdec_transfer,
-    capdec_words,
     clock,
     damaged_files,
     fullsize,
     host,
     parity,
     peak,
-    render,
-    tiny_searches,
+    sweeps,
 )
 
 PARTS = {
-    "t2i": tiny_searches.bench_t2i,
-    "biggan": biggan_searches.bench_biggan,
-    "i2t": tiny_searches.bench_i2t,
-    "capdec": capdec.bench_capdec,
     "parity": parity.bench_parity,
     "files": damaged_files.bench_files,
-    "capdec_transfer": capdec_transfer.bench_capdec_transfer,
-    "capdec_words": capdec_words.bench_capdec_words,
     "capdec_checks": capdec_checks.bench_checks,
     "capdec_fullsize": capdec_fullsize.bench_fullsize,
-    "render": render.bench_render,
     "host": host.bench_host,
     "fullsize": fullsize.bench_fullsize,
     "peak": peak.bench_peak,
+    "sweeps": sweeps.bench_sweeps,
     "overhead": clock.bench_overhead,
     "time": clock.bench_time,
 }

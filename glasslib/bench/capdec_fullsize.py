@@ -136,7 +136,7 @@ def train_step() -> Callable[[int], list[dict]]:
     decoder = new_decoder()
     _require("train_step", _gradients_differ(decoder), TOLERANCE)
     settings = Settings(batch_size=BATCH_SIZE)
-    trainer = Trainer(decoder, settings=settings, n_rows=100_000 * BATCH_SIZE, state=None)
+    trainer = Trainer(decoder, settings=settings, n_rows=100_000 * BATCH_SIZE, seed=0)
     gpt = as_published(decoder.gpt)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.learning_rate, weight_decay=0.0)
 
@@ -204,7 +204,7 @@ def peak() -> Callable[[int], list[dict]]:
 
     def work() -> None:
         decoder = new_decoder()
-        trainer = Trainer(decoder, settings=Settings(batch_size=BATCH_SIZE), n_rows=100_000, state=None)
+        trainer = Trainer(decoder, settings=Settings(batch_size=BATCH_SIZE), n_rows=100_000, seed=0)
         trainer.advance(*batch(0))
         trainer.finish()
         decoding.published_beam(decoder, images(N_IMAGES, seed=0), stop_id=STOP_ID, max_tokens=STEPS["decode67"])

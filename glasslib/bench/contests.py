@@ -74,7 +74,7 @@ def clip_text() -> Contest:
     """100 texts of at most 50 characters."""
     (clip, plain), texts = _clip(), sentences(POPULATION["clip_text"])
     return Contest(
-        lambda: (published_glass.embed_texts(plain, clip._tokenizer, texts),),
+        lambda: (published_glass.embed_texts(plain, clip.tokenizer, texts),),
         {"bench.clip_text": lambda: (clip.embed_texts(texts),)},
     )
 
@@ -159,9 +159,7 @@ def gpt2_i2t() -> Contest:
 
     def reference() -> tuple:
         texts = published_glass.write(plain_gpt, writer.tokenizer, contexts)
-        batches = [texts[i : i + published_glass.BATCH_SIZE] for i in range(0, len(texts), published_glass.BATCH_SIZE)]
-        embedded = [published_glass.embed_texts(plain, clip._tokenizer, batch) for batch in batches]
-        return texts, torch.cat(embedded)
+        return texts, published_glass.embed_texts(plain, clip.tokenizer, texts)
 
     return Contest(reference, {"bench.gpt2_i2t": ours})
 

@@ -10,19 +10,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from glasslib import results
 from glasslib.captioning import decoding, gap, mapper
-from glasslib.captioning.decoder import IGNORE, CaptionDecoder
-from glasslib.checks import check_shape, map_batches
+from glasslib.captioning.decoder import CaptionDecoder
+from glasslib.checks import check_unit, map_alike, map_batches
+from glasslib.weights.integrity import read_config
+from glasslib.weights.language import load_tokenizer
+from glasslib.weights.states import built, fitted, read_state
 
 FORMAT = 1
 SCORED_AT_ONCE = 64  # captions: GPT-2's logits for one of 20 tokens take 4 MB
+LEAST_ROWS = decoding.LEAST_ROWS
 
 
 class Captioner:
-    """Write captions for embeddings, a batch at a time."""
+    """Write captions for embeddings, a batch at a time.
+
+    On a CPU a caption and its log-probability depend on the embedding alone, to the last bit, unless `decode` draws:
+    each batch runs on one thread, several side by side, none of fewer than four (`checks.map_alike`; one such thread
+    rounds alike in all batches of at least four rows, which tests/test_invariance.py measures).
+    """
 
     def __init__(
         self,
@@ -43,7 +51,7 @@ class Captioner:
                 the full stop, which stays part of the caption; end-of-text does not.
             decode: a function of decoding.py, its options given by functools.partial; CapDec's is `published_beam`.
             cross: what brings image embeddings to where texts are: a function of gap.py.
-            batch_size: most embeddings run at once; halved when memory runs out.
+            batch_size: most embeddings in one batch; halved when memory runs out.
 
         Raises:
             ValueError: a stop token that is not one token.
@@ -62,6 +70,9 @@ class Captioner:
 
         Returns:
             n captions.
+
+        Raises:
+            ValueError: a wrong shape, or rows that are not finite or not of norm 1.
         """
         return [captions[0] for captions in self.several(embeddings, max_tokens=max_tokens)]
 
@@ -74,7 +85,7 @@ class Captioner:
         return self._write(embeddings, max_tokens, scored=True)
 
     def _write(self, embeddings: Tensor, max_tokens: int, *, scored: bool) -> tuple[list[list[str]], list[list[float]]]:
-        check_shape(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
+        check_unit(embeddings, "embeddings", f"n {self.decoder.clip_project.embedding_dim}")
         if not len(embeddings):
             return [], []
         weight = self.decoder.gpt.get_input_embeddings().weight
@@ -85,17 +96,36 @@ class Captioner:
             values = self._log_probs(crossed, rows) if scored else iter(())
             return [([self._text(ids) for ids in captions], list(islice(values, len(captions)))) for captions in rows]
 
-        texts, log_probs = zip(*map_batches(write, embeddings, batch_size=self._batch_size), strict=True)
+        texts, log_probs = zip(*self._in_batches(write, embeddings, weight.device), strict=True)
         return list(texts), list(log_probs)
+
+    @torch.no_grad()
+    def _in_batches(self, write: Callable[[Tensor], list], embeddings: Tensor, device: torch.device) -> list:
+        if device.type != "cpu":
+            return map_batches(write, embeddings, batch_size=self._batch_size)
+        batch_size = max(LEAST_ROWS, self._batch_size)
+        whole = lambda piece: map_batches(write, piece, batch_size=batch_size)  # noqa: E731
+        share = -(-len(embeddings) // torch.get_num_threads())
+        pieces = embeddings.cpu().split(max(LEAST_ROWS, min(share, batch_size)))
+        draws = "rng" in getattr(self._decode, "keywords", {})
+        return [row for rows in map_alike(whole, pieces, rows=LEAST_ROWS, aside=not draws) for row in rows]
 
     def _log_probs(self, crossed: Tensor, rows: list[list[list[int]]]) -> Iterator[float]:
         """The log-probability of every caption, one image's after the other's."""
-        flat = [(image, torch.tensor(ids)) for image, captions in enumerate(rows) for ids in captions]
-        for start in range(0, len(flat), SCORED_AT_ONCE):
-            images, ids = zip(*flat[start : start + SCORED_AT_ONCE], strict=True)
-            token_ids = pad_sequence(ids, batch_first=True).to(crossed.device)
-            labels = pad_sequence(ids, batch_first=True, padding_value=IGNORE).to(crossed.device)
-            yield from self.decoder.log_probs(crossed[list(images)], token_ids, labels).tolist()
+        flat = [(image, ids) for image, captions in enumerate(rows) for ids in captions]
+        by_length: dict[int, list[int]] = {}
+        for i, (_, ids) in enumerate(flat):
+            by_length.setdefault(len(ids), []).append(i)
+        values = [0.0] * len(flat)
+        for group in by_length.values():
+            for start in range(0, len(group), SCORED_AT_ONCE):
+                some = group[start : start + SCORED_AT_ONCE]
+                filled = some + some[-1:] * (LEAST_ROWS - len(some))
+                token_ids = torch.tensor([flat[i][1] for i in filled], device=crossed.device)
+                scored = self.decoder.log_probs(crossed[[flat[i][0] for i in filled]], token_ids, token_ids)
+                for i, value in zip(some, scored.tolist(), strict=False):
+                    values[i] = value
+        return iter(values)
 
     def stream(self, batches: Iterable[Tensor], *, max_tokens: int = 67) -> Iterator[str]:
         """Caption any number of embeddings as they come, such as those of pictures read one batch after the other."""
@@ -141,13 +171,14 @@ def nearest_caption(
             f"log_probs must have one number for each caption, got {sum(map(len, log_probs))} in {len(log_probs)} "
             f"lists for {sum(map(len, candidates))} captions in {len(candidates)}"
         )
+    check_unit(embeddings, "embeddings")
     texts = list(dict.fromkeys(text for captions in candidates for text in captions if text.strip()))
     row_of = {text: row for row, text in enumerate(texts)}
     embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]
     picked = []
     for i, (captions, image) in enumerate(zip(candidates, embeddings, strict=True)):
         known = [k for k, text in enumerate(captions) if text in row_of]
-        value = embedded[[row_of[captions[k]] for k in known]] @ image
+        value = (embedded[[row_of[captions[k]] for k in known]] * image).sum(dim=1)
         if log_probs is not None:
             value = embedder.logit_scale * value + value.new_tensor([log_probs[i][k] for k in known])
         picked.append(captions[known[int(value.argmax())]] if known else captions[0])
@@ -203,27 +234,30 @@ def load(folder: str | Path, **options: Any) -> Captioner:
 
     Raises:
         FileNotFoundError: no captioner there.
-        ValueError: weights that do not fit the configuration.
+        ValueError: a damaged file, a configuration that the weights do not fit, or weights that are not finite numbers.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     folder = Path(folder)
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no captioner at {folder}; it must hold config.json and model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    words = {"missing": f"no captioner at {folder}; it must hold config.json and model.safetensors"}
+    words["advice"] = "copy the captioner's folder again, or train it anew"
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = read_config(path, **words)
     if config.get("format") != FORMAT:
-        raise ValueError(f"{folder}/config.json must have format {FORMAT}, got {config.get('format')}")
-    language = dict(config["language_model"])
+        raise ValueError(f"{path} must have format {FORMAT}, got {config.get('format')!r:.40}; {words['advice']}")
+    state = read_state(weights, **words)
+    empty = built(lambda: _new_decoder(config), state, config=str(path))
+    state = fitted(state, empty, path=weights, advice=f"it must fit {path}: use the files that belong together")
     with torch.random.fork_rng(devices=[]):  # random weights are drawn only to be overwritten
-        gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model(language.pop("model_type"), **language))
-        decoder = CaptionDecoder(
-            gpt, mapper.from_config(config["mapper"]), freeze_language_model=config["freeze_language_model"]
-        )
-    try:
-        load_model(decoder, str(folder / "model.safetensors"), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Captioner(decoder, tokenizer, stop_token=config["stop_token"], **options)
+        decoder = _new_decoder(config)
+    decoder.load_state_dict(state)
+    tokenizer = load_tokenizer(folder, n_tokens=decoder.gpt.get_input_embeddings().num_embeddings)
+    return Captioner(decoder, tokenizer, stop_token=config.get("stop_token"), **options)
+
+
+def _new_decoder(config: dict[str, Any]) -> CaptionDecoder:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    language = dict(config["language_model"])
+    gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model(language.pop("model_type"), **language))
+    return CaptionDecoder(
+        gpt, mapper.from_config(config["mapper"]), freeze_language_model=config["freeze_language_model"]
+    )

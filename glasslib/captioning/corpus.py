@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,18 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from glasslib.captioning import layouts
+from glasslib.captioning import reading
 from glasslib.captioning.layouts import BadRow, Caption
 
 N_NAMED = 5  # how many bad rows an error message names
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # with lone surrogates, which UTF-8 cannot hold
+# without width: spaces, marks of direction, soft hyphens; the joiners stay, for emoji and whole scripts need them
+INVISIBLE = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
 class Corpus:
     """Captions in a fixed order, streamed: only one is in memory at a time, so ten million are as easy as ten.
 
-    Making one goes through all rows once: checks them, counts them and takes their hash. White space inside a caption
-    becomes single spaces, and that at its ends goes.
+    Making one goes through all rows once: checks them, counts them and takes their hash. Captions are cleaned as CLIP's
+    own tokenizer cleans them (`cleaned`), so that a language model learns the very words that CLIP has read.
 
     Attributes:
         name: where it comes from, for messages.
@@ -61,24 +64,23 @@ class Corpus:
             raise ValueError(f"{name} must hold at least one caption, got none")
 
     @classmethod
-    def read(cls, path: str | Path, *, layout: str = "auto", encoding: str = "utf-8", skip_bad: bool = False) -> Corpus:
+    def read(cls, path: str | Path, *, layout: str = "auto", encoding: str = "auto", skip_bad: bool = False) -> Corpus:
         """Read a file of captions.
 
         Args:
             path: the file.
-            layout: one of layouts.LAYOUTS, or "auto": a text file with one sentence a line, unless the name ends in
-                .json (told apart by its keys) or .token (Flickr30k's own).
-            encoding: of a text file.
+            layout: one of reading.LAYOUTS, or "auto": told by the content, and refused where that is not clear.
+            encoding: of a text file; "auto": by its byte-order mark, else UTF-8.
             skip_bad: see `Corpus`.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: an unknown layout, a json of another one, not in this encoding, bad rows, no captions.
+            ValueError: an unknown layout, content of another or of none, bad rows, no captions.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no captions at {path}; give a text file with one sentence a line, or a json")
-        reader = layouts.reader(path, layout=layout, encoding=encoding)
+            raise FileNotFoundError(f"no captions at {path}; give {reading.KNOWN}")
+        reader = reading.reader(path, layout=layout, encoding=encoding)
         return cls(reader, name=path.name, skip_bad=skip_bad)
 
     @classmethod
@@ -139,16 +141,38 @@ def identity(row: Caption) -> bytes:
     return f"{row.caption_id}\x1f{row.image_id}\x1f{row.text}\n".encode()
 
 
+def cleaned(text: str) -> str:
+    """Return a caption as CLIP's tokenizer would see it, but for the case of its letters.
+
+    White space becomes single spaces, HTML's entities ("&amp;") become their signs, broken and unusual Unicode becomes
+    the usual one (by ftfy: curly quotes straight, full-width letters plain), and characters without width go.
+
+    Source: open_clip's tokenizer, which does the same but for the last before it counts its tokens.
+    """
+    if text.isascii() and "&" not in text:
+        words = " ".join(text.split())
+        return text if words == text else words
+    import ftfy
+
+    for _ in range(4):  # "&amp;amp;" hides another; CLIP looks three times
+        before, text = text, html.unescape(ftfy.fix_text(text))
+        if text == before:
+            break
+    return " ".join(INVISIBLE.sub("", text).split())
+
+
 def _checked(row: Caption | BadRow) -> Caption | BadRow:
-    """The caption with its white space tidied, or why it cannot be used."""
+    """The caption cleaned, or why it cannot be used."""
     if isinstance(row, BadRow):
         return row
     where = f"caption {row.caption_id!r}"
     if not isinstance(row.text, str):
         return BadRow(where, f"the caption must be a string, got {type(row.text).__name__}")
-    text = " ".join(row.text.split())
-    if not text:
+    raw = " ".join(row.text.split())
+    text = cleaned(raw)
+    # a sign of a wrong encoding, or of a binary file; an entity may hide one, and cleaning would drop a raw one
+    if CONTROL.search(raw) or (text is not raw and CONTROL.search(text)):
+        return BadRow(where, f"control characters in {raw[:40]!r}")
+    if not any(sign.isprintable() and not sign.isspace() for sign in text):
         return BadRow(where, "empty")
-    if CONTROL.search(text):  # a sign of a wrong encoding, or of a binary file
-        return BadRow(where, f"control characters in {text[:40]!r}")
     return row if text == row.text else dataclasses.replace(row, text=text)

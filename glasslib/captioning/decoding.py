@@ -8,6 +8,7 @@ with the stop token at the end where one was written.
 from __future__ import annotations
 
 import warnings
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from glasslib.captioning.decoder import CaptionDecoder
 
 Ids = list[int]
+LEAST_ROWS = 4  # a CPU's matrix product of fewer rows rounds otherwise
+SAMPLING = Lock()  # of torch's global random state
 MAX_ROUNDS = 8  # of nucleus sampling in search of captions that differ
 
 
@@ -51,7 +54,7 @@ def beam(
         n_captions: the best so many of them, at most `beam_size`; all differ.
         length_penalty: a caption's log-probability is divided by its length to this power.
     """
-    _check_beams(beam_size, n_captions)
+    _check_beams(decoder, beam_size, n_captions)
     options = {"num_beams": beam_size, "length_penalty": length_penalty} if beam_size > 1 else {}
     return _generate(
         decoder,
@@ -82,7 +85,8 @@ def nucleus(
         embeddings: (n, embedding_dim).
         stop_id: the token that ends a caption.
         max_tokens: most tokens in one.
-        rng: seeds the sampling; torch's global state is left as it was.
+        rng: seeds the sampling; torch's global state is left as it was. All images of a call are drawn together, so
+            that what is drawn for one depends on the others.
         top_p: in (0, 1].
         temperature: above 0; below 1 sharpens.
         n_captions: different captions per image, in the order drawn. Where eight rounds find fewer, because the model
@@ -116,7 +120,7 @@ def nucleus(
 
 def _sample(decoder, embeddings, n_captions, stop_id, max_tokens, rng, top_p, temperature) -> list[list[Ids]]:
     devices = [embeddings.device] if embeddings.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # transformers samples from the global state only
+    with SAMPLING, torch.random.fork_rng(devices=devices):  # transformers samples from the global state only
         torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng, device=rng.device)))
         return _generate(
             decoder,
@@ -188,7 +192,7 @@ def published_beam(
     Source:
         CapDec's `gpt2_prefix_eval.py`, function `generate_beam`.
     """
-    _check_beams(beam_size, n_captions)
+    _check_beams(decoder, beam_size, n_captions)
     prefix = _checked_prefix(decoder, embeddings, max_tokens)
     output = decoder.gpt(inputs_embeds=prefix, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
@@ -204,7 +208,7 @@ def published_beam(
             found[images[row]] = [_cut(tokens[row, beam].tolist(), stop_id) for beam in order]
         if done.all():
             return found
-        if done.any():  # a finished image leaves the batch
+        if done.any() and int((~done).sum()) * beam_size >= LEAST_ROWS:  # a finished image leaves the batch
             going = (~done).nonzero()[:, 0]
             images = [images[row] for row in going.tolist()]
             scores, tokens, lengths, stopped = (x[going] for x in (scores, tokens, lengths, stopped))
@@ -268,9 +272,11 @@ def _checked_prefix(decoder: CaptionDecoder, embeddings: Tensor, max_tokens: int
     return decoder.prefix(embeddings).to(decoder.gpt.get_input_embeddings().weight.dtype)
 
 
-def _check_beams(beam_size: int, n_captions: int) -> None:
+def _check_beams(decoder: CaptionDecoder, beam_size: int, n_captions: int) -> None:
     if not 1 <= n_captions <= beam_size:
         raise ValueError(f"n_captions must lie in [1, beam_size], got {n_captions} of {beam_size} beams")
+    if beam_size > (n_tokens := decoder.gpt.get_input_embeddings().num_embeddings):
+        raise ValueError(f"beam_size must be at most the language model's {n_tokens} tokens, got {beam_size}")
 
 
 def _cut(ids: Ids, stop_id: int) -> Ids:

@@ -53,8 +53,23 @@ class Trainer:
     """Model, optimiser and schedule, and how far they have come."""
 
     def __init__(
-        self, decoder: CaptionDecoder, *, settings: Settings, n_rows: int, state: dict[str, Any] | None
+        self,
+        decoder: CaptionDecoder,
+        *,
+        settings: Settings,
+        n_rows: int,
+        seed: int,
+        state: dict[str, Any] | None = None,
     ) -> None:
+        """Start, or go on.
+
+        Args:
+            decoder: trained in place, on the device it is on.
+            settings: how long and how fast.
+            n_rows: captions in the data.
+            seed: whatever is random in a step follows from it and the step's number: order, noise, dropout.
+            state: what `state` gave; None: from the start.
+        """
         from accelerate import Accelerator
         from transformers import get_linear_schedule_with_warmup
 
@@ -63,6 +78,7 @@ class Trainer:
         self.steps_per_epoch = -(-n_rows // settings.batch_size)
         self.n_steps = settings.n_epochs * self.steps_per_epoch
         self.step, self._seconds = 0, 0.0
+        self._settings, self._n_rows, self._seed = settings, n_rows, seed
         self._decoder, self._clip_norm = decoder, settings.clip_norm
         self._trained = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
@@ -86,8 +102,25 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self._seconds = state["step"], state["seconds"]
 
+    def batches(self) -> Iterator[np.ndarray]:
+        """The rows of each step still to do: every epoch goes through all of them in an order of its own."""
+        order, shuffled, size = np.empty(0), None, self._settings.batch_size
+        for step in range(self.step, self.n_steps):
+            epoch, k = divmod(step, self.steps_per_epoch)
+            if epoch != shuffled:
+                order, shuffled = np.random.default_rng([self._seed, ORDER, epoch]).permutation(self._n_rows), epoch
+            yield order[k * size : (k + 1) * size]
+
+    def noise_rng(self) -> torch.Generator:
+        """The generator of this step's noise."""
+        return torch.Generator().manual_seed(_derive(self._seed, NOISE, self.step))
+
     def advance(self, embeddings: Tensor, token_ids: Tensor, labels: Tensor) -> None:
-        """One step on a whole batch, of which this process takes every `num_processes`-th row."""
+        """Take one step on a whole batch, of which this process takes every `num_processes`-th row."""
+        with _dropout_from(self._seed, self.step, self.accelerator):
+            self._advance(embeddings, token_ids, labels)
+
+    def _advance(self, embeddings: Tensor, token_ids: Tensor, labels: Tensor) -> None:
         n_labels = int((labels != IGNORE).sum())
         share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         mine = (x[share].to(self.accelerator.device) for x in (embeddings, token_ids, labels))
@@ -147,28 +180,13 @@ def half_precision(device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def batch_rows(n_rows: int, settings: Settings, *, seed: int, first: int, last: int) -> Iterator[np.ndarray]:
-    """The rows of each step from `first` on: every epoch goes through all of them in an order of its own."""
-    per_epoch, order, shuffled = -(-n_rows // settings.batch_size), np.empty(0), None
-    for step in range(first, last):
-        epoch, k = divmod(step, per_epoch)
-        if epoch != shuffled:
-            order, shuffled = np.random.default_rng([seed, ORDER, epoch]).permutation(n_rows), epoch
-        yield order[k * settings.batch_size : (k + 1) * settings.batch_size]
-
-
-def noise_rng(seed: int, step: int) -> torch.Generator:
-    """The generator of one step's noise."""
-    return torch.Generator().manual_seed(_derive(seed, NOISE, step))
-
-
 def _derive(*keys: int) -> int:
     """One number that follows from several."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextlib.contextmanager
-def dropout_from(seed: int, step: int, accelerator) -> Iterator[None]:
+def _dropout_from(seed: int, step: int, accelerator) -> Iterator[None]:
     """Dropout draws from torch's global state: for one step that state follows from the step, and is put back after."""
     cuda = accelerator.device.type == "cuda"
     value = _derive(seed, DROPOUT, step, accelerator.process_index)

@@ -22,7 +22,7 @@ from glasslib.captioning.captioner import Captioner
 from glasslib.captioning.decoder import IGNORE, CaptionDecoder
 from glasslib.captioning.runfolder import RunFolder
 from glasslib.captioning.targets import Targets
-from glasslib.captioning.trainer import Settings, Trainer, batch_rows, dropout_from, noise_rng
+from glasslib.captioning.trainer import Settings, Trainer
 
 
 class Data(Protocol):
@@ -103,7 +103,7 @@ def train(
     described |= {"data": getattr(data, "key", None), "targets": targets.describe()}
     described |= {"mapper": decoder.clip_project.config, "freeze_language_model": decoder.freeze_language_model}
     run_folder, name = RunFolder(folder, described=described), Path(folder).name
-    trainer = Trainer(decoder, settings=settings, n_rows=len(data), state=run_folder.load())
+    trainer = Trainer(decoder, settings=settings, n_rows=len(data), seed=seed, state=run_folder.load())
     validate_every = settings.validate_every or trainer.steps_per_epoch
     bar = tqdm(
         total=trainer.n_steps,
@@ -112,12 +112,11 @@ def train(
         disable=not (progress and trainer.accelerator.is_main_process),
     )
     with bar:
-        for rows in batch_rows(len(data), settings, seed=seed, first=trainer.step, last=trainer.n_steps):
+        for rows in trainer.batches():
             embeddings, texts = data.batch(rows)
             if noise is not None:
-                embeddings = noise(embeddings, rng=noise_rng(seed, trainer.step))
-            with dropout_from(seed, trainer.step, trainer.accelerator):
-                trainer.advance(embeddings, *targets(texts))
+                embeddings = noise(embeddings, rng=trainer.noise_rng())
+            trainer.advance(embeddings, *targets(texts))
             bar.update()
             validates = trainer.step % validate_every == 0 or trainer.step == trainer.n_steps
             if not (validates or trainer.step % settings.checkpoint_every == 0):

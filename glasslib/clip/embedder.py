@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glasslib.checks import check_range, check_shape, map_batches
-from glasslib.clip.fast import encode_image_pooled, encode_text_trimmed, fuse_quick_gelu
+from glasslib.checks import check_range, check_shape, map_alike, map_batches, one_thread
+from glasslib.clip.fast import encode_image_pooled, encode_text_trimmed, fuse_quick_gelu, text_lengths
+from glasslib.clip.files import check_files
 from glasslib.clip.resize import RESIZES, to_square
+from glasslib.clip.tokens import TextTokens
 
-LEAST_ROWS = 8  # texts in a batch for which a CPU reads all weights once more, to save the padding of shorter texts
+TEXT_ROWS = 8  # texts in every batch on a CPU: fewer cost a reading of all weights more often, more cost more filling
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ClipEmbedder:
     """A frozen CLIP as an `Embedder`: any open_clip model with its tokenizer.
 
-    Texts run at the length of the longest row of their batch instead of CLIP's full context, which changes nothing (the
-    text tower is causal and reads its result at the end-of-text token) and is several times faster; batches are sorted
-    by length. Of a transformer's last block only the token that is read is computed (fast.py). Source: Radford et al.
-    2021, https://arxiv.org/abs/2103.00020.
+    Texts run at about their own length instead of CLIP's full context, which changes nothing (the text tower is causal
+    and reads its result at the end-of-text token) and is several times faster. Of a transformer's last block only the
+    token that is read is computed (fast.py). Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+
+    On a CPU an embedding is a function of its picture or text alone, to the last bit: whatever else is embedded with
+    it or before it, in whatever order, with any number of torch's or Python's threads (`checks.map_alike`). On a GPU
+    company moves it by about 1e-6.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class ClipEmbedder:
                 without a filter, so that fine detail of a large picture aliases.
             precision: "fp32", or "bf16" or "fp16" for autocast. "auto": fp32 on a CPU, and on a GPU bf16 where it has
                 it, else fp16.
-            batch_size: most pictures or texts in one forward pass.
+            batch_size: most pictures or texts in one forward pass on a GPU; on a CPU every pass has as many.
             text_cache_size: most texts whose embeddings are remembered; the longest unused goes first.
 
         Raises:
@@ -65,12 +69,12 @@ class ClipEmbedder:
         """
         fuse_quick_gelu(model)
         self._model = model.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
+        self.tokenizer, self._tokens = tokenizer, TextTokens(tokenizer, vocabulary=vocabulary)
         self._batch_size, self._text_cache_size = batch_size, text_cache_size
         self.device = next(model.parameters()).device
         preprocess = getattr(model.visual, "preprocess_cfg", {})
         self.image_size = _square_size(model.visual.image_size)
+        self._image_rows = 16 if self.image_size <= 64 else 4  # in every batch on a CPU; large pictures fill it alone
         self._resize = resize or preprocess.get("resize_mode", "shortest")
         if self._resize not in RESIZES:
             raise ValueError(f"resize must be None or one of {RESIZES}, got {self._resize!r}")
@@ -81,9 +85,9 @@ class ClipEmbedder:
         mean, std = (model.visual.image_mean, model.visual.image_std) if normalize else ((0.0,) * 3, (1.0,) * 3)
         self._pixel_mean = torch.tensor(mean, device=self.device).view(3, 1, 1)
         self._pixel_std = torch.tensor(std, device=self.device).view(3, 1, 1)
-        self._text_cache: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
-        self._n_empty = len(self._encode(""))
-        self.dim = int(self.embed_texts([min(self._vocabulary or ("a",))]).shape[1])
+        self._text_cache: OrderedDict[tuple[str, bool, bool], Tensor] = OrderedDict()
+        self._lock = Lock()  # of the cache
+        self.dim = int(self.embed_texts([min(vocabulary or ("a",))]).shape[1])
 
     @property
     def logit_scale(self) -> float:
@@ -101,25 +105,34 @@ class ClipEmbedder:
         """
         check_shape(images, "images", "n 3 h w")
         check_range(images, "images", 0.0, 1.0)
-        images = images.to(self.device, torch.float32)
-        return map_batches(self._embed_image_batch, images, batch_size=self._batch_size)
+        if self.device.type != "cpu":
+            return map_batches(
+                lambda batch: self._embed_squares(self._square(batch)), images, batch_size=self._batch_size
+            )
+        with one_thread():  # even where each picture is resized alone, two threads round otherwise than one
+            pieces = [self._square(piece) for piece in images.split(self._image_rows)]
+        return torch.cat(map_alike(self._embed_squares, pieces, rows=self._image_rows))
 
-    def _embed_image_batch(self, images: Tensor) -> Tensor:
-        square = to_square(images, size=self.image_size, resize=self._resize, mode=self._mode, fill=self._fill)
-        pixels = (square - self._pixel_mean) / self._pixel_std
+    def _square(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, torch.float32)
+        return to_square(images, size=self.image_size, resize=self._resize, mode=self._mode, fill=self._fill)
+
+    def _embed_squares(self, squares: Tensor) -> Tensor:
+        pixels = (squares - self._pixel_mean) / self._pixel_std
         with self._casting():
             features = encode_image_pooled(self._model, pixels.contiguous(memory_format=torch.channels_last))
         return F.normalize(features.float(), dim=1)
 
     @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str], *, truncate: bool = False, remember: bool = True) -> Tensor:
+    def embed_texts(self, texts: Sequence[str], *, truncate: bool = False, allow_empty: bool = False) -> Tensor:
         """Embed texts; each distinct text is computed once and remembered.
 
+        A control token that is written out in a text, such as "<end_of_text>", is read as the characters it is made of.
+
         Args:
-            texts: n strings, none empty.
+            texts: n strings.
             truncate: cut a text that is longer than the model's context instead of refusing it.
-            remember: False for a corpus that is kept elsewhere: neither what was remembered is used nor these are. A
-                text's last bit depends on its batch, so later ones would depend on whether the corpus was made or read.
+            allow_empty: embed a text without a word, as start and end of text alone, instead of refusing it.
 
         Returns:
             (n, dim), rows of L2 norm 1.
@@ -132,90 +145,47 @@ class ClipEmbedder:
             raise TypeError(f"texts must be a sequence of strings, got {texts!r:.60}; wrap a single text in a list")
         if len(texts) == 0:
             raise ValueError("texts must hold at least one string, got none")
-        distinct = dict.fromkeys(texts)
-        known = self._text_cache if remember else {}
-        found = {text: known[text, truncate] for text in distinct if (text, truncate) in known}
-        new = {text: self._encode(text) for text in distinct if text not in found}
+        keys = {text: (text, truncate, allow_empty) for text in texts}
+        with self._lock:
+            found = {text: self._text_cache[key] for text, key in keys.items() if key in self._text_cache}
+        new = {text: self._tokens.encode(text) for text in keys if text not in found}
         if new:
-            self._check_texts(new, truncate=truncate)
-            rows = sorted(new.items(), key=lambda item: len(item[1]))  # rows of like length share a batch: less padding
-            for batch in _like_lengths(rows, least=LEAST_ROWS if self.device.type == "cpu" else self._batch_size):
-                embeddings = map_batches(self._embed_text_batch, batch, batch_size=self._batch_size)
-                # a copy each: a view would keep its whole batch in memory
-                found |= {text: row.clone() for (text, _), row in zip(batch, embeddings, strict=True)}
-        for text in distinct if remember else ():
-            self._text_cache[text, truncate] = found[text]
-            self._text_cache.move_to_end((text, truncate))
-        while len(self._text_cache) > self._text_cache_size:
-            self._text_cache.popitem(last=False)
+            self._tokens.check(new, n_asked=len(keys), truncate=truncate, allow_empty=allow_empty)
+            # a copy each: a view would keep its whole batch in memory
+            found |= {text: row.clone() for text, row in zip(new, self._embed_tokens(new), strict=True)}
+        with self._lock:
+            for text, key in keys.items():
+                self._text_cache[key] = found[text]
+                self._text_cache.move_to_end(key)
+            while len(self._text_cache) > self._text_cache_size:
+                self._text_cache.popitem(last=False)
         return torch.stack([found[text] for text in texts])
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """The texts that are longer than the model's context, which `embed_texts` refuses or cuts."""
-        return [text for text in texts if len(self._encode(text)) > self._tokenizer.context_length]
+        return [text for text in texts if len(self._tokens.encode(text)) > self._tokens.context_length]
 
-    def _embed_text_batch(self, rows: list[tuple[str, list[int]]]) -> Tensor:
-        """m pairs of a text and its tokens -> (m, dim)."""
-        length = self._tokenizer.context_length
-        if self._is_simple:
-            token_ids = torch.zeros(len(rows), length, dtype=torch.long)
-            for row, (_, ids) in zip(token_ids, rows, strict=True):
-                cut = ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]  # the end-of-text token stays
-                row[: len(cut)] = torch.tensor(cut)
+    def _embed_tokens(self, new: dict[str, list[int]]) -> Tensor:
+        """n texts with their tokens -> (n, dim), those of one length in a batch."""
+        token_ids = self._tokens.padded(new)
+        lengths = text_lengths(self._model, token_ids)
+        if self.device.type != "cpu":
+            order = lengths.argsort()
+            embeddings = map_batches(self._embed_text_batch, token_ids[order], batch_size=self._batch_size)
         else:
-            token_ids = self._tokenizer([text for text, _ in rows])
+            groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+            pieces = [token_ids[piece] for rows in groups for piece in rows.split(TEXT_ROWS)]
+            order = torch.cat(groups)
+            embeddings = torch.cat(map_alike(self._embed_text_batch, pieces, rows=TEXT_ROWS))
+        return embeddings[order.argsort()]
+
+    def _embed_text_batch(self, token_ids: Tensor) -> Tensor:
         with self._casting():
             features = encode_text_trimmed(self._model, token_ids)
         return F.normalize(features.float(), dim=1)
 
-    @property
-    def _is_simple(self) -> bool:
-        """Whether the tokens are `encode`'s between start and end of text: open_clip's own tokenizer, none dropped."""
-        return hasattr(self._tokenizer, "encode") and not getattr(self._tokenizer, "reduction_fn", None)
-
-    def _encode(self, text: str) -> list[int]:
-        """All tokens of a text with those that mark its start and end, however long; open_clip would cut them."""
-        tokenizer = self._tokenizer
-        if hasattr(tokenizer, "encode"):
-            return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
-        clean = getattr(tokenizer, "clean_fn", str)  # HFTokenizer, around a tokenizer of transformers
-        return tokenizer.tokenizer(clean(text))["input_ids"]
-
     def _casting(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
-
-    def _check_texts(self, tokens: dict[str, list[int]], *, truncate: bool) -> None:
-        if empty := sum(len(ids) <= self._n_empty for ids in tokens.values()):
-            raise ValueError(f"texts must not be empty, got {empty} empty of {len(tokens)}; write at least one word")
-        limit = self._tokenizer.context_length
-        too_long = [text for text, ids in tokens.items() if len(ids) > limit]
-        if too_long and not truncate:
-            raise ValueError(
-                f"{len(too_long)} of {len(tokens)} texts exceed CLIP's {limit} tokens, "
-                f"first {too_long[0][:40]!r} with {len(tokens[too_long[0]])}; "
-                "shorten them, or pass truncate=True to cut them"
-            )
-        if self._vocabulary is not None:
-            self._check_words(tokens)
-
-    def _check_words(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            for word in re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text.lower()):
-                if word not in self._vocabulary:
-                    near = difflib.get_close_matches(word, sorted(self._vocabulary), n=3, cutoff=0.5)
-                    hint = f"near words: {', '.join(near)}" if near else "see glasslib.tinyworld.wording.vocabulary()"
-                    raise ValueError(f"text {text[:60]!r} has the word {word!r}, which this CLIP never saw; {hint}")
-
-
-def _like_lengths(rows: list[tuple[str, list[int]]], *, least: int) -> list[list[tuple[str, list[int]]]]:
-    """Cut texts, sorted by their number of tokens, where that changes and at least `least` came before the cut."""
-    batches: list[list[tuple[str, list[int]]]] = [[]]
-    for row in rows:
-        last = batches[-1]
-        if len(last) >= least and len(last[-1][1]) != len(row[1]):
-            batches.append([])
-        batches[-1].append(row)
-    return batches
 
 
 def _square_size(size: int | Sequence[int]) -> int:
@@ -268,7 +238,8 @@ def load_open_clip(
 
     Raises:
         FileNotFoundError: no file at `weights`.
-        ValueError: a name or tag that open_clip does not have, a damaged file, or weights of another architecture.
+        ValueError: a name or tag that open_clip does not have, a damaged file, weights of another architecture or that
+            are not finite numbers, or a folder ("local-dir:...") whose config its weights do not fit.
     """
     import open_clip
 
@@ -279,8 +250,7 @@ def load_open_clip(
         raise ValueError(f"open_clip has no {model_name!r} with tag {tag!r}; tags of that name: {tags or 'none'}")
     if weights == "random" and rng is None:
         raise ValueError("weights='random' needs rng=torch.Generator(), got None")
-    if weights not in (None, "random") and not Path(weights).is_file():
-        raise FileNotFoundError(f"no CLIP weights at {weights}; name a file, or run: make weights")
+    check_files(model_name, None if weights == "random" else weights)
     arguments = {"force_quick_gelu": known.get("quick_gelu", False), "require_pretrained": weights != "random"}
     arguments["pretrained"] = None if weights == "random" else tag if weights is None else str(weights)
     arguments["force_preprocess_cfg"] = {key: known[key] for key in ("mean", "std", "interpolation") if key in known}

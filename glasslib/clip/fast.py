@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+LENGTH_STEP = 4  # texts run at a multiple of this length, so that those of nearly one length can share a batch
+
 
 def encode_image_pooled(model: nn.Module, pixels: Tensor) -> Tensor:
     """open_clip's image features.
@@ -31,26 +33,39 @@ def encode_image_pooled(model: nn.Module, pixels: Tensor) -> Tensor:
     return pooled if tower.proj is None else pooled @ tower.proj
 
 
-def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:
-    """open_clip's text features, computed only up to the longest text.
+def text_lengths(model: nn.Module, token_ids: Tensor) -> Tensor:
+    """How many positions of each text `encode_text_trimmed` computes when it is given that text alone.
 
     Args:
-        model: an open_clip model. One whose text tower is another library's, or not causal, is run at full length.
+        model: an open_clip model.
+        token_ids: (n, context_length), 0 past each text's end.
+
+    Returns:
+        (n,), up to the end-of-text token and on to the next multiple of LENGTH_STEP; all of them where the text tower
+        is another library's, or not causal.
+    """
+    ends = _ends(_text_tower(model), token_ids)
+    if ends is None:
+        return torch.full((len(token_ids),), token_ids.shape[1])
+    return ((ends + LENGTH_STEP) // LENGTH_STEP * LENGTH_STEP).clamp(max=token_ids.shape[1])
+
+
+def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:
+    """open_clip's text features, computed only up to the longest of `text_lengths`.
+
+    Args:
+        model: an open_clip model.
         token_ids: (n, context_length), 0 past each text's end; taken to the model's device.
 
     Returns:
         (n, dim), as `model.encode_text` gives, not normalised.
     """
-    tower = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
-    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     device = next(model.parameters()).device
-    # without a causal mask a text also reads the padding after it, so that cutting the padding would change the result
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    if not causal or pool not in ("argmax", "eos"):
+    tower = _text_tower(model)
+    ends = _ends(tower, token_ids)
+    if ends is None:
         return model.encode_text(token_ids.to(device))
-    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-    ends = (token_ids if pool == "argmax" else (token_ids == eos).int()).argmax(dim=1)  # end-of-text: the highest id
-    length = int(ends.max()) + 1
+    length = int(text_lengths(model, token_ids).max())
     token_ids, ends = token_ids[:, :length].to(device), ends.to(device)
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(token_ids).to(dtype) + tower.positional_embedding[:length].to(dtype)  # (n, length, width)
@@ -61,6 +76,21 @@ def encode_text_trimmed(model: nn.Module, token_ids: Tensor) -> Tensor:
         x = tower.transformer(x, attn_mask=mask)[torch.arange(len(x), device=device), ends]
     x, projection = tower.ln_final(x), tower.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x if projection is None else x @ projection
+
+
+def _text_tower(model: nn.Module) -> nn.Module | None:
+    return model if hasattr(model, "token_embedding") else getattr(model, "text", None)
+
+
+def _ends(tower: nn.Module | None, token_ids: Tensor) -> Tensor | None:
+    """(n,): where each text's end-of-text token is; None for a tower that reads anything else."""
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    # without a causal mask a text also reads the padding after it, so that cutting the padding would change the result
+    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    if not causal or pool not in ("argmax", "eos"):
+        return None
+    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+    return (token_ids if pool == "argmax" else (token_ids == eos).int()).argmax(dim=1)  # end-of-text: the highest id
 
 
 class InPlaceQuickGELU(nn.Module):

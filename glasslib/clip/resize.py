@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RESIZES = ("shortest", "longest", "squash", "bilinear")
+LONG = 64  # times as long as wide: of a longer strip only the middle is scaled, or it would take gigabytes
 
 
 def to_square(images: Tensor, *, size: int, resize: str, mode: str, fill: float) -> Tensor:
@@ -22,6 +23,8 @@ def to_square(images: Tensor, *, size: int, resize: str, mode: str, fill: float)
     Returns:
         (n, 3, size, size), still in [0, 1].
     """
+    if resize == "shortest":
+        images = _middle(images)
     shape = tuple(images.shape[-2:])
     if resize == "shortest":
         scaled = tuple(size * length // min(shape) for length in shape)
@@ -36,3 +39,13 @@ def to_square(images: Tensor, *, size: int, resize: str, mode: str, fill: float)
     top, left = ((size - length) // 2 if length < size else -round((length - size) / 2) for length in scaled)
     pads = (left, size - scaled[1] - left, top, size - scaled[0] - top)  # negative ones cut
     return F.pad(images, pads, value=fill)
+
+
+def _middle(images: Tensor) -> Tensor:
+    """Cut a strip to LONG times its width, about its middle: what is cut out of it later lies well inside."""
+    side = min(images.shape[-2:])
+    for axis in (2, 3):
+        if images.shape[axis] > (LONG + 1) * side:
+            kept = LONG * side + (images.shape[axis] - LONG * side) % 2  # the middle stays where it was
+            images = images.narrow(axis, (images.shape[axis] - kept) // 2, kept)
+    return images

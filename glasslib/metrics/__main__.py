@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         scores = captions.evaluate(
             given.predictions, given.references, predicted_only=given.predicted_only, java_runtime=runtime
         )
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     rows = scores.table(rng=np.random.default_rng(given.seed), n_resamples=given.n_resamples)
     print(f"{rows[0]['n']} images, {rows[0]['n_empty']} empty predictions, {scores.tokenizer} tokenizer")
@@ -36,7 +36,7 @@ def _shown(row: dict) -> str:
     if row["value"] is None:
         return f"  -     {row['note']}"
     interval = "" if row["low"] is None else f"  [{row['low']:.4f}, {row['high']:.4f}]"
-    return f"{row['value']:.4f}{interval}"
+    return f"{row['value']:.4f}{interval}{row['note'] and '  ' + row['note']}"
 
 
 if __name__ == "__main__":

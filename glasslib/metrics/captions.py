@@ -36,6 +36,7 @@ class CaptionScores:
         tokenizer: "ptb" as in published numbers, or "simple", whose numbers compare only with one another.
         metrics: name -> value and statistics, of those that could be computed.
         missing: name -> why it could not. No metric is ever reported as 0 for lack of something.
+        notes: name -> what else there is to know of one that could.
     """
 
     predictions: dict[ImageId, str]
@@ -43,17 +44,25 @@ class CaptionScores:
     tokenizer: Literal["ptb", "simple"]
     metrics: dict[str, CorpusMetric]
     missing: dict[str, str]
+    notes: dict[str, str]
 
     def table(self, *, rng: np.random.Generator, n_resamples: int = 1000) -> list[dict[str, Any]]:
-        """Return one row a metric: its value with the 95 % interval over images, or None with the reason in `note`."""
+        """Return one row a metric: its value with the 95 % interval over images, or None with the reason in `note`.
+
+        Where resampling the images leaves a value undefined, it stands without an interval, and `note` says why.
+        """
         empty = [image_id for image_id, caption in self.predictions.items() if not caption.strip()]
         common = {"n": len(self.predictions), "n_empty": len(empty), "tokenizer": self.tokenizer}
         rows = []
         for name in (*METRICS, *(extra for extra in self.metrics if extra not in METRICS)):
-            value, ci, note = None, (None, None), self.missing.get(name, "")
+            value, ci, note = None, (None, None), self.missing.get(name, self.notes.get(name, ""))
             if name in self.metrics:
-                found = intervals.corpus(self.metrics[name], rng=rng, n_resamples=n_resamples)
-                value, ci = found["value"], found["ci"] or (None, None)
+                value = self.metrics[name].value if np.isfinite(self.metrics[name].value) else None
+                try:
+                    found = intervals.corpus(self.metrics[name], rng=rng, n_resamples=n_resamples)
+                    ci = found["ci"] or (None, None)
+                except ValueError as error:
+                    note = str(error)
             rows.append({"metric": name, "value": value, "low": ci[0], "high": ci[1], **common, "note": note})
         return rows
 
@@ -72,7 +81,8 @@ def evaluate(
 
     BLEU and METEOR are numbers of the whole corpus, not means over captions; ROUGE-L, CIDEr and the CLIP scores are
     means. CIDEr's word weights come from the references scored here, so that a subset has weights of its own, and its
-    interval holds them fixed.
+    interval holds them fixed. CLIP's scores cut what is longer than its context, as the published code does, and say
+    how many in `notes`. What only one metric needs and lacks costs that metric alone, and `missing` says what.
 
     Args:
         predictions: json file, rows or dict; see `files.read_predictions`.
@@ -85,7 +95,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError, ValueError: faults of the input, named.
-        RuntimeError: a Java runtime is there and fails.
+        RuntimeError: a Java runtime is there and its tokenizer, which all need, fails.
 
     Source:
         https://github.com/salaniz/pycocoevalcap 1.2, which does the counting.
@@ -123,17 +133,21 @@ def evaluate_many(
             cleaned[tuple(images)] = _tokenize_nested([*images.values()], runtime)
         truths[name] = cleaned[tuple(images)]
         texts[name] = _tokenize([said[name][image_id] for image_id in images], runtime)
-    counts = _meteor_counts(texts, truths, runtime)
+    try:
+        counts, no_meteor = _meteor_counts(texts, truths, runtime), NO_JAVA
+    except RuntimeError as error:
+        counts, no_meteor = {}, str(error)
     scores = {}
     for name, images in wanted.items():
         captions = {image_id: said[name][image_id] for image_id in images}
         metrics = score_tokens(texts[name], truths[name], meteor_counts=counts.get(name))
-        clip, no_clip = _clip_metrics(captions, images, embedder, image_embeddings, prefix)
+        clip, no_clip, note = _clip_metrics(captions, images, embedder, image_embeddings, prefix)
         metrics = {key: replace(metric, image_ids=tuple(images)) for key, metric in (metrics | clip).items()}
-        reasons = {"METEOR": NO_JAVA, "CIDEr": ONE_IMAGE, "SPICE": NO_SPICE}
+        reasons = {"METEOR": no_meteor, "CIDEr": ONE_IMAGE, "SPICE": NO_SPICE}
         reasons |= {"CLIPScore": no_clip, "RefCLIPScore": no_clip}
         missing = {metric: reasons[metric] for metric in METRICS if metric not in metrics}
-        scores[name] = CaptionScores(captions, images, "ptb" if runtime else "simple", metrics, missing)
+        notes = dict.fromkeys(clip, note) if note else {}
+        scores[name] = CaptionScores(captions, images, "ptb" if runtime else "simple", metrics, missing, notes)
     return scores
 
 
@@ -245,20 +259,31 @@ def meteor(counts: np.ndarray) -> np.ndarray:
 
 def _clip_metrics(
     captions: dict[ImageId, str], references: dict[ImageId, list[str]], embedder, image_embeddings, prefix: str
-) -> tuple[dict[str, CorpusMetric], str]:
-    """CLIPScore and RefCLIPScore; or neither, and why."""
+) -> tuple[dict[str, CorpusMetric], str, str]:
+    """CLIPScore and RefCLIPScore, or neither and why; and how many texts were cut to CLIP's context."""
     if embedder is None:
-        return {}, NO_CLIP
+        return {}, NO_CLIP, ""
     import torch
 
     if absent := [image_id for image_id in captions if image_id not in image_embeddings]:
-        raise ValueError(f"image_embeddings must hold every image, got none for {files.some(absent)}")
+        return {}, f"image_embeddings must hold every image, got none for {files.some(absent)}", ""
     if empty := [image_id for image_id, caption in captions.items() if not (prefix + caption).strip()]:
-        return {}, f"not defined for empty predictions: {files.some(empty)}"
-    pictures, said = torch.stack([image_embeddings[image_id] for image_id in captions]), list(captions.values())
-    alone = embeddings.clip_score(embedder, pictures, said, prefix=prefix)
-    beside = embeddings.ref_clip_score(embedder, pictures, said, list(references.values()), prefix=prefix)
-    return {
-        "CLIPScore": mean_metric(alone, unit="CLIPScore"),
-        "RefCLIPScore": mean_metric(beside, unit="CLIPScore"),
-    }, ""
+        return {}, f"not defined for empty predictions: {files.some(empty)}", ""
+    said, known, options = list(captions.values()), list(references.values()), {"prefix": prefix, "truncate": True}
+    try:
+        pictures = torch.stack([image_embeddings[image_id] for image_id in captions])
+        alone = embeddings.clip_score(embedder, pictures, said, **options)
+        beside = embeddings.ref_clip_score(embedder, pictures, said, known, **options)
+    except (TypeError, ValueError, RuntimeError) as error:  # pictures of two sizes or no norm 1, a word CLIP never saw
+        return {}, str(error), ""
+    texts = dict.fromkeys(prefix + text for text in (*said, *(text for one in known for text in one)))
+    n_cut = len(embedder.too_long(list(texts))) if hasattr(embedder, "too_long") else 0
+    note = f"{n_cut} of {len(texts)} different texts cut to CLIP's context" if n_cut else ""
+    return (
+        {
+            "CLIPScore": mean_metric(alone, unit="CLIPScore"),
+            "RefCLIPScore": mean_metric(beside, unit="CLIPScore"),
+        },
+        "",
+        note,
+    )

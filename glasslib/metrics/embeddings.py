@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glasslib.checks import check_shape
+from glasslib.checks import check_shape, check_unit
 
 CLIP_SCORE_WEIGHT = 2.5
 CLIP_SCORE_PREFIX = "A photo depicts "
@@ -27,8 +27,8 @@ def modality_gap(images: Tensor, texts: Tensor) -> float:
 
     Source: Liang et al. 2022, "Mind the gap", https://arxiv.org/abs/2203.02053.
     """
-    check_shape(images, "images", "n dim")
-    check_shape(texts, "texts", f"m {images.shape[1]}")
+    check_unit(images, "images", "n dim")
+    check_unit(texts, "texts", f"m {images.shape[1]}")
     return float((images.mean(0) - texts.mean(0)).norm())
 
 
@@ -66,7 +66,7 @@ def clip_score(
     Source:
         Hessel et al. 2021, "CLIPScore", https://arxiv.org/abs/2104.08718, section 3.
     """
-    check_shape(image_embeddings, "image_embeddings", f"{len(captions)} dim")
+    check_unit(image_embeddings, "image_embeddings", f"{len(captions)} dim")
     texts = embedder.embed_texts([prefix + caption for caption in captions], truncate=truncate).to(image_embeddings)
     cosine = (image_embeddings * texts).sum(dim=1).clamp(0, 1)
     return CLIP_SCORE_WEIGHT * cosine.double().cpu().numpy()

@@ -22,6 +22,7 @@ from glasslib.presets import clip_glass
 from glasslib.scoring import ClipScorer, JointScorer, RealismScorer, TextScorer
 from glasslib.search import pareto
 from glasslib.search.candidate import Candidate
+from glasslib.search.operators import Operators
 from glasslib.tinyworld import models
 
 SEARCHES = {  # method -> module of glasslib.search and class, imported when asked for: pycma alone takes seconds
@@ -44,7 +45,7 @@ class Preset:
     name: its key in `names()`. generator: a Generator (pictures) or TextGenerator (texts). embedder: the CLIP that
     scores. load_judge: gives the `judge`. popsize, n_generations, method: CLIP-GLaSS's budget and search, or the tiny
     world's. prompts: captions (or picture names) to start from. weights: file -> SHA-256. arm: "fixed", or "faithful"
-    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`.
+    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`. operators: of a genetic search; None: its own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Preset:
     weights: dict[str, str] = field(default_factory=dict)
     arm: str = "fixed"
     pick_weights: tuple[float, float] | None = None
+    operators: Operators | None = None
 
     @cached_property
     def judge(self) -> ClipEmbedder:
@@ -94,7 +96,8 @@ class Preset:
             raise ValueError(f"method must be one of {tuple(SEARCHES)}, got {method!r}")
         module, name = SEARCHES[method]
         search = getattr(importlib.import_module(f"glasslib.search.{module}"), name)
-        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
+        own = {"operators": self.operators} if module == "genetic" and self.operators is not None else {}
+        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **own, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         """CLIP similarity alone: x (n, dim) -> (n,), of what the generator makes of x.
@@ -104,10 +107,40 @@ class Preset:
         """
         return self._evaluation(self._similarity(target), target)
 
-    def objectives(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
-        """What the preset's own method maximises: `scores`, or with realism beside it, (n, 2), for NSGA-II."""
+    def scores_many(
+        self, targets: Sequence[str] | Tensor, *, truncate: bool = False
+    ) -> Callable[[np.ndarray, np.ndarray], Tensor]:
+        """What `loop.run_many` asks for: (x (n, dim), owner (n,)) -> (n,), `scores` of row i for targets[owner[i]].
+
+        Args:
+            targets: captions for a picture generator, pictures (m, 3, h, w) in [0, 1] for a text generator.
+            truncate: cut captions that are longer than CLIP's context instead of refusing them.
+        """
+        clip = self.embedder
+        with torch.inference_mode():
+            wanted = clip.embed_images(targets) if self.writes_text else clip.embed_texts(targets, truncate=truncate)
+
+        @torch.inference_mode()
+        def evaluate(x: np.ndarray, owner: np.ndarray) -> Tensor:
+            made = self.make(x)
+            embedded = clip.embed_texts(made, truncate=True) if self.writes_text else clip.embed_images(made)
+            scores = (embedded * wanted[owner]).sum(dim=1).clamp(-1, 1).cpu()
+            if self.writes_text and self.arm == "faithful":  # one sentence too long, and its whole population scores 0
+                too_long = set(clip.too_long(made))
+                scores[np.isin(owner, owner[[text in too_long for text in made]])] = 0.0
+            return scores
+
+        return evaluate
+
+    def objectives(self, target: str | Tensor, method: str | None = None) -> Callable[[np.ndarray], Tensor]:
+        """What a method maximises: `scores`, or with realism beside it, (n, 2), for NSGA-II.
+
+        Args:
+            target: as in `scores`.
+            method: a key of SEARCHES; None: the preset's own.
+        """
         similarity = self._similarity(target)
-        if self.method != "NSGA-II":
+        if (method or self.method) != "NSGA-II":
             return self._evaluation(similarity, target)
         return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]), target)
 
@@ -143,10 +176,10 @@ def _tiny_weights(*names: str) -> dict[str, str]:
     return {file.relative_to(models.WEIGHTS).as_posix(): results.sha256_file(file) for file in files}
 
 
-def _tiny_stylegan2() -> Preset:
+def _tiny_stylegan2(**options) -> Preset:
     return Preset(
         name="tiny-stylegan2",
-        generator=StyleGAN2Generator.load(models.WEIGHTS / "stylegan2"),
+        generator=StyleGAN2Generator.load(models.WEIGHTS / "stylegan2", **options),
         embedder=models.load_clip(),
         load_judge=models.load_judge,
         popsize=16,
@@ -191,7 +224,7 @@ def _tiny_gpt2() -> Preset:
     )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {
+PRESETS: dict[str, Callable[..., Preset]] = {
     "tiny-stylegan2": _tiny_stylegan2,
     "tiny-biggan": _tiny_biggan,
     "tiny-gpt2": _tiny_gpt2,
@@ -209,6 +242,7 @@ def load(
     device: torch.device | str = "cpu",
     popsize: int | None = None,
     n_generations: int | None = None,
+    render_size: int | None = None,
 ) -> Preset:
     """Load the models of a preset.
 
@@ -221,40 +255,27 @@ def load(
         device: where to put the real models.
         popsize: candidates a generation; None: the preset's own.
         n_generations: the search's budget; None: the preset's own.
+        render_size: pixels at which a StyleGAN2 is scored, see `StyleGAN2Generator`; 256 of 1024 take half the time.
+            For similarity alone, in the fixed arm. None: the network's own.
 
     Raises:
         ValueError: no preset of that name, the message lists those there are; or files that are not what they must be.
         FileNotFoundError: its weights are not there; the message says how to get them.
     """
     name = PAPER.get(name, name)
+    small = {} if render_size is None else {"render_size": render_size}
+    if small and "stylegan2" not in name.lower():
+        raise ValueError(f"render_size is for a StyleGAN2, got {render_size} with {name!r}; leave it out")
     if name in PRESETS and arm == "fixed" and weights is None:
-        preset = PRESETS[name]()
+        preset = PRESETS[name](**small)
     elif name in clip_glass.CONFIGURATIONS:
-        made = clip_glass.build(name, arm, weights=weights, rng=rng, device=device)
+        made = clip_glass.build(name, arm, weights=weights, rng=rng, device=device, **small)
         preset = Preset(name=name, arm=arm, **made)
     else:
         expected = "have the arm 'fixed' alone, with their own weights" if name in PRESETS else f"be one of {names()}"
         raise ValueError(f"preset must {expected}, got {name!r} with arm {arm!r} and weights {weights!r}")
     budget = {"popsize": popsize, "n_generations": n_generations}
     return dataclasses.replace(preset, **{key: value for key, value in budget.items() if value is not None})
-
-
-def for_notebook(preset: str, family: str) -> str:
-    """The name of the preset that a notebook on one family of generators runs.
-
-    Args:
-        preset: the notebook's parameter: "tiny", "paper", or one of CLIP-GLaSS's configurations by name.
-        family: "stylegan2", "biggan" or "gpt2".
-
-    Raises:
-        ValueError: no such preset, or one of another family; the message lists those that fit.
-    """
-    fitting = [name for name, one in clip_glass.CONFIGURATIONS.items() if one.family == family]
-    if preset in ("tiny", "paper"):
-        return f"{preset}-{family}"
-    if preset in fitting:
-        return preset
-    raise ValueError(f"preset of a {family} notebook must be one of {['tiny', 'paper', *fitting]}, got {preset!r}")
 
 
 def names() -> Sequence[str]:

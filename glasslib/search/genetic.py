@@ -17,6 +17,7 @@ from glasslib.search.candidate import (
     read_only,
     unpack_best,
 )
+from glasslib.search.noise_moves import NoiseMoves
 from glasslib.search.operators import GLASS, Breeder, Operators
 
 
@@ -32,7 +33,7 @@ class GeneticSearch:
         *,
         popsize: int,
         rng: np.random.Generator,
-        operators: Operators = GLASS,
+        operators: Operators | NoiseMoves = GLASS,
         initial: np.ndarray | None = None,
     ) -> None:
         """
@@ -40,7 +41,7 @@ class GeneticSearch:
             latent_space: the box, and what the first generation is drawn from.
             popsize: parents, and children a generation, at least 2. CLIP-GLaSS: 64 BigGAN-256, 16 StyleGAN2, 100 GPT-2.
             rng: seeds the search's own stream; is drawn from once.
-            operators: CLIP-GLaSS's by default.
+            operators: CLIP-GLaSS's by default; NoiseMoves for the noise of a diffusion model.
             initial: (m, dim) with m <= popsize, rows to put into the first generation; the rest are sampled.
         """
         self.popsize = check_popsize(popsize, at_least=2)
@@ -101,7 +102,7 @@ class Nsga2Search:
         popsize: int,
         rng: np.random.Generator,
         n_objectives: int = 2,
-        operators: Operators = GLASS,
+        operators: Operators | NoiseMoves = GLASS,
         initial: np.ndarray | None = None,
         faithful: bool = False,
     ) -> None:
@@ -111,7 +112,7 @@ class Nsga2Search:
             popsize: parents, and children a generation, at least 2. CLIP-GLaSS: 16 for StyleGAN2 with discriminator.
             rng: seeds the search's own stream; is drawn from once.
             n_objectives: columns of the scores, at least 2.
-            operators: CLIP-GLaSS's by default.
+            operators: CLIP-GLaSS's by default; NoiseMoves for the noise of a diffusion model.
             initial: (m, dim) with m <= popsize, rows to put into the first generation; the rest are sampled.
             faithful: of candidates with equal scores all but one count as crowded, as in pymoo 0.4.2.1, CLIP-GLaSS's.
         """

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from glasslib.clip.embedder import ClipEmbedder
+from glasslib.generators import diffusion
 from glasslib.tinyworld import wording
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -51,6 +52,20 @@ def load_clip(*, normalize: bool = True) -> ClipEmbedder:
     """The tiny CLIP that searches are scored by."""
     model, tokenizer = new_clip("tiny-clip", WEIGHTS / "clip" / "model.safetensors")
     return ClipEmbedder(model, tokenizer, vocabulary=wording.vocabulary(), normalize=normalize)
+
+
+def load_two_clip(kind: str) -> ClipEmbedder:
+    """A CLIP of two things: "plain" or "hard", which score searches, or "judge", which no search sees."""
+    kinds = {"plain": "tiny-clip", "hard": "tiny-clip", "judge": "tiny-judge"}
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {tuple(kinds)}, got {kind!r}")
+    model, tokenizer = new_clip(kinds[kind], WEIGHTS / f"two_{kind}" / "model.safetensors")
+    return ClipEmbedder(model, tokenizer, vocabulary=wording.vocabulary())
+
+
+def load_painter():
+    """The painter of two things, as diffusers' pipeline, for `DiffusionGenerator`."""
+    return diffusion.load(WEIGHTS / "painter")
 
 
 def load_judge() -> ClipEmbedder:

@@ -6,6 +6,7 @@ Nothing is ever optimised against it. It reads one-object pictures at 32 pixels;
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Reading:
 class OracleNetwork(nn.Module):
     """A small residual network with one head for each attribute."""
 
-    def __init__(self) -> None:
+    def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
         super().__init__()
         blocks, channels = [], 3
         for width in WIDTHS:
@@ -66,7 +67,7 @@ class OracleNetwork(nn.Module):
             channels = width
         self.trunk = nn.Sequential(*blocks)
         self.hidden = nn.Linear(WIDTHS[-1] * 4, 128)  # the last map is 2 x 2
-        self.heads = nn.ModuleDict({name: nn.Linear(128, len(values)) for name, values in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(128, len(values)) for name, values in attributes.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(n, 3, 32, 32) in [0, 1] -> logits (n, k) for each attribute."""

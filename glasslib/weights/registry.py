@@ -9,14 +9,16 @@ CapDec's own checkpoints are not listed: they lie in a shared folder without fix
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glasslib import strict_json
 from glasslib.results import REPO, sha256_file, write_json_atomic
 from glasslib.weights.download import download
 from glasslib.weights.integrity import fault
@@ -25,6 +27,7 @@ RECORD = "recorded.json"
 NVIDIA = "Nvidia Source Code License-NC: non-commercial use only (https://nvlabs.github.io/stylegan2/license.html)"
 OPENAI_CLIP = "MIT (https://github.com/openai/CLIP); its model card rules out deployed uses"
 OPENAI_GPT2 = "MIT (https://github.com/openai/gpt-2)"
+STABILITY = "Stability AI Community License (https://stability.ai/license)"
 DEEPMIND = "not stated with the files; the port is MIT (https://github.com/huggingface/pytorch-pretrained-BigGAN)"
 
 
@@ -91,6 +94,15 @@ GPT2 = (
     _gpt2("vocab.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", 1_042_301),
     _gpt2("merges.txt", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", 456_318),
 )
+SD_TURBO = tuple(
+    WeightFile(f"sd-turbo/{name}", "hub:stabilityai/sd-turbo", STABILITY, "sd-turbo (Stable Diffusion 2.1, distilled)")
+    for name in (
+        "model_index.json scheduler/scheduler_config.json text_encoder/config.json text_encoder/model.safetensors "
+        "tokenizer/merges.txt tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json tokenizer/vocab.json "
+        "unet/config.json unet/diffusion_pytorch_model.safetensors "
+        "vae/config.json vae/diffusion_pytorch_model.safetensors"
+    ).split()
+)
 
 CLIPS = (VIT_B_32, RN50X4)  # the one that scores and the one that judges
 PRESETS: dict[str, tuple[WeightFile, ...]] = {
@@ -103,6 +115,7 @@ PRESETS: dict[str, tuple[WeightFile, ...]] = {
     "CapDec": (*CLIPS, *GPT2),
 }
 PRESETS["paper"] = tuple(dict.fromkeys(file for files in PRESETS.values() for file in files))
+PRESETS["SDTurbo"] = (*CLIPS, *SD_TURBO)  # in neither paper
 
 
 def files(preset: str) -> tuple[WeightFile, ...]:
@@ -151,8 +164,9 @@ def require(preset: str, directory: str | Path | None = None) -> dict[str, Path]
 
 
 def sha256_of(file: WeightFile, directory: str | Path | None = None) -> str:
-    """The hash that a verified file has: the published one, or what was recorded."""
-    return file.sha256 or _recorded(weights_folder(directory))[file.path]["sha256"]
+    """The hash that a verified file has: the published one, what was recorded, or in a read-only folder its own."""
+    folder = weights_folder(directory)
+    return file.sha256 or _recorded(folder).get(file.path, {}).get("sha256") or sha256_file(folder / file.path)
 
 
 def fetch(file: WeightFile, directory: str | Path | None = None, *, say: Callable[[str], object] = print) -> Path:
@@ -175,7 +189,7 @@ def fetch(file: WeightFile, directory: str | Path | None = None, *, say: Callabl
         raise RuntimeError(
             f"offline, as GLASSLIB_OFFLINE or HF_HUB_OFFLINE says: put {file.source} at {folder / file.path}"
         )
-    size = "unknown size" if file.n_bytes is None else f"{file.n_bytes / 1e6:,.1f} MB"
+    size = "unknown size" if file.n_bytes is None else _mb(file.n_bytes)
     say(f"{file.path}: {size} from {file.source}\n  licence: {file.licence}")
     part, told = _fetch_from_hub(file, folder) if file.source.startswith("hub:") else _fetch_from_url(file, folder)
     try:
@@ -192,16 +206,17 @@ def fetch(file: WeightFile, directory: str | Path | None = None, *, say: Callabl
 
 def _fetch_from_url(file: WeightFile, folder: Path) -> tuple[Path, dict]:
     part = folder / f"{file.path}.part"
-    n_bytes = download(file.source, part, progress=sys.stderr.isatty())
-    return part, {} if n_bytes is None else {"n_bytes": n_bytes}
+    return part, {"n_bytes": download(file.source, part, n_bytes=file.n_bytes, progress=sys.stderr.isatty())}
 
 
 def _fetch_from_hub(file: WeightFile, folder: Path) -> tuple[Path, dict]:
     """Into a folder aside, with what the hub itself says of the file; its ETag of a large file is the SHA-256."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    repo, name = file.source.removeprefix("hub:"), Path(file.path).name
+    repo, name = file.source.removeprefix("hub:"), Path(*Path(file.path).parts[1:]).as_posix()
     aside = (folder / file.path).parent / ".part"
+    if aside.is_symlink():
+        raise ValueError(f"{aside} is a link, expected a folder of unfinished downloads; remove it")
     try:
         at = get_hf_file_metadata(hf_hub_url(repo, name, revision=file.revision))
         part = Path(hf_hub_download(repo, name, revision=file.revision or at.commit_hash, local_dir=aside))
@@ -228,10 +243,14 @@ def _checked(path: Path, file: WeightFile, known: dict) -> dict:
 
 def _recorded(folder: Path) -> dict[str, dict]:
     path = folder / RECORD
+    advice = "restore it, or delete it to trust the files anew"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        record = strict_json.read(path, "the record of trusted files") if path.exists() else {}
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}; restore it, or delete it to trust the files anew") from error
+        raise ValueError(f"{error} {advice}") from error
+    if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):
+        raise ValueError(f"{path} must hold an object for each file; {advice}")
+    return record
 
 
 def _record(folder: Path, file: WeightFile, entry: dict, *, quiet: bool = False) -> None:
@@ -239,25 +258,42 @@ def _record(folder: Path, file: WeightFile, entry: dict, *, quiet: bool = False)
     record = _recorded(folder)
     if file.sha256 is not None or file.path in record:
         return
+    try:
+        write_json_atomic(folder / RECORD, record | {file.path: entry})
+        kept = f"recorded in {RECORD}"
+    except OSError as error:  # a read-only folder, such as a cluster's: what needs no download needs no writing
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        kept = f"not recorded, for {folder} is read-only; its SHA-256 is {entry['sha256']}"
     if not quiet:
-        warnings.warn(f"nobody publishes a hash of {file.path}: trusted this once, recorded in {RECORD}", stacklevel=3)
-    write_json_atomic(folder / RECORD, record | {file.path: entry})
+        warnings.warn(f"nobody publishes a hash of {file.path}: trusted this once, {kept}", stacklevel=3)
 
 
 def table(directory: str | Path | None = None) -> str:
-    """Every file and whether it is there, as text; sizes are compared, hashes are not."""
+    """Every file, its licence and whether it is there, as text, and the total; sizes are compared, hashes are not."""
     folder = weights_folder(directory)
     record = _recorded(folder)
-    rows = [("file", "size", "here", "SHA-256 from", "fits", "presets")]
+    rows, known = [("file", "size", "here", "its content", "presets", "licence")], {}
     for file in files("paper"):
         path, n_bytes = folder / file.path, file.n_bytes or record.get(file.path, {}).get("n_bytes")
         here = "yes" if path.is_file() and n_bytes in (None, path.stat().st_size) else "WRONG SIZE"
         here = here if path.exists() else "begun" if (folder / f"{file.path}.part").exists() else "no"
         users = [name for name in PRESETS if name != "paper" and file in PRESETS[name]]
         presets = "all" if len(users) == len(PRESETS) - 1 else ", ".join(users)
-        size = "unknown" if n_bytes is None else f"{n_bytes / 1e6:,.1f} MB"
-        hash_from = file.sha256_from if file.sha256 or file.path not in record else "the first download"
-        rows.append((file.path, size, here, hash_from, file.fits, presets))
+        checked = "the hub's hash at first download" if file.source[:4] == "hub:" else "trusted at first download"
+        checked = f"verified: hash of {file.sha256_from}" if file.sha256 else checked
+        licence = re.sub(r" \(https?://[^)]*\)", "", file.licence)
+        rows.append((file.path, "unknown" if n_bytes is None else _mb(n_bytes), here, checked, presets, licence))
+        known[file] = n_bytes
+    sizes = [n_bytes for n_bytes in known.values() if n_bytes]
+    present = sum(path.stat().st_size for path in (folder / file.path for file in known) if path.is_file())
+    unknown = f", and {len(known) - len(sizes)} of unknown size" if len(sizes) < len(known) else ""
+    total = f"total: {len(known)} files; {_mb(sum(sizes))} in {len(sizes)} of them{unknown}; {_mb(present)} here"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"in {folder}; fetch with: make weights PRESET=<one of the presets, or paper for all>"])
+    where = f"in {folder}; fetch with: make weights PRESET=<one of the presets, or paper for all>"
+    return "\n".join([*lines, total, where])
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"

@@ -98,7 +98,7 @@ def test_sentences_are_cut_as_in_the_paper():
 def clip():
     """The tiny CLIP, fed pictures as CLIP-GLaSS does it."""
     mine = models.load_clip()
-    return ClipEmbedder(mine._model, mine._tokenizer, normalize=False, resize="bilinear")
+    return ClipEmbedder(mine._model, mine.tokenizer, normalize=False, resize="bilinear")
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def test_plain_clip_equals_ours(clip):
     plain = glass.embed_images(clip._model, images)
     assert contests.deviation(clip.embed_images(images), plain) <= 1e-4
     texts = ["a red star", "a large blue ring on a dark background", "a green heart at the top"]
-    plain = glass.embed_texts(clip._model, clip._tokenizer, texts)
+    plain = glass.embed_texts(clip._model, clip.tokenizer, texts)
     assert contests.deviation(clip.embed_texts(texts), plain) <= 1e-4
 
 

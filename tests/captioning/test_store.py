@@ -179,13 +179,57 @@ def test_a_damaged_shard_is_refused(tmp_path, name):
         EmbeddingStore(store.folder)
 
 
+@pytest.mark.parametrize("name", ["embeddings-00001.npy", "captions-00001.jsonl", "offsets-00001.npy"])
+def test_a_flipped_bit_is_found_when_its_shard_is_first_read(tmp_path, name):
+    store = embed(Corpus.from_texts(texts(25)), tmp_path)
+    path = store.folder / name
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    damaged = EmbeddingStore(store.folder)
+    damaged.batch([0, 9, 20])  # the other shards are as they were
+    for read in (damaged.embeddings, damaged.captions, damaged.embeddings):
+        with pytest.raises(ValueError, match=f"{name} is damaged: it is not what was written there; delete the folder"):
+            read([10])
+
+
+def test_a_damaged_manifest_is_refused_by_name(tmp_path):
+    store = embed(Corpus.from_texts(texts(5)), tmp_path)
+    (store.folder / "manifest.json").write_text('{"format": 2, ')
+    with pytest.raises(ValueError, match="manifest.json is damaged: .*; delete "):
+        EmbeddingStore(store.folder)
+
+
+def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
+    corpus, refused = Corpus.from_texts(texts(35)), []
+
+    class Slow(Embedder):
+        def embed_texts(self, texts, **options):
+            with pytest.raises(RuntimeError, match="is being written by another process; wait until it has finished"):
+                embed(corpus, tmp_path, Embedder())
+            refused.append(len(texts))
+            return super().embed_texts(texts, **options)
+
+    store = embed(corpus, tmp_path, Slow())
+    assert refused == [10, 10, 10, 5]
+    assert torch.equal(store.embeddings(range(35)), embed(corpus, tmp_path / "new").embeddings(range(35)))
+    assert len(embed(corpus, tmp_path)) == 35  # the lock is free again
+
+
+def test_a_finished_store_is_opened_where_nothing_may_be_written(tmp_path, monkeypatch):
+    corpus = Corpus.from_texts(texts(12))
+    embed(corpus, tmp_path)
+    monkeypatch.setattr("glasslib.captioning.store._only_writer", None)
+    assert len(embed(corpus, tmp_path)) == 12
+
+
 def test_no_store_and_wrong_settings(tmp_path):
     with pytest.raises(FileNotFoundError, match="no embeddings at"):
         EmbeddingStore(tmp_path)
     with pytest.raises(ValueError, match="dtype must be float16 or float32"):
         embed(Corpus.from_texts(["a"]), tmp_path, dtype="int8")
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 0}))
-    with pytest.raises(ValueError, match="must have format 1, got 0"):
+    with pytest.raises(ValueError, match="must have format 2, got 0"):
         EmbeddingStore(tmp_path)
 
 

@@ -195,13 +195,6 @@ def test_a_loss_that_is_no_number_stops_the_run(train):
         train(noise=broken)
 
 
-def test_stop_tokens_are_appended_once(tokenizer):
-    ids, labels = Targets(tokenizer, stop_token=".")(["a star", "a red ring ."])
-    assert ids.tolist() == [[2, 6, 13, 0], [2, 3, 7, 13]] and labels[0].tolist() == [2, 6, 13, -100]
-    assert Targets(tokenizer)(["a star ."])[0].tolist() == [[2, 6, 13, 1]]
-    assert Targets(tokenizer, append_stop=False)(["a star"])[0].tolist() == [[2, 6]]
-
-
 def test_validation_is_without_noise_and_per_token(make_decoder, tokenizer):
     decoder, data, targets = make_decoder(), scenes(30), Targets(tokenizer)
     ids, labels = targets(data.texts)

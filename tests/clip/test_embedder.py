@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from glasslib.clip import fast
-from glasslib.clip.embedder import ClipEmbedder, _like_lengths, load_open_clip
+from glasslib.clip.embedder import ClipEmbedder, load_open_clip
 from glasslib.clip.fast import encode_image_pooled, encode_text_trimmed
 
 CONTEXT = 16
@@ -115,7 +115,14 @@ def test_trimmed_text_computes_no_more_than_the_longest(clip, monkeypatch):
     block = model.transformer.resblocks[0]
     monkeypatch.setattr(block, "forward", lambda x, attn_mask: (lengths.append(x.shape[1]), x)[1])
     encode_text_trimmed(model, tokenizer(["red", "a red star"]))
-    assert lengths == [5]  # start, three words, end
+    assert lengths == [8]  # start, three words and end, and on to a multiple of four
+    assert fast.text_lengths(model, tokenizer(["red", "a red", "a red star", "a " * 11, "a " * 14])).tolist() == [
+        4,
+        4,
+        8,
+        16,
+        16,
+    ]
 
 
 def test_text_that_may_read_its_padding_is_not_trimmed(tmp_path):
@@ -146,25 +153,18 @@ def test_order_batches_and_repeats_do_not_matter(clip, embedder, pictures):
     assert torch.allclose(small.embed_images(pictures[[4, 2, 2]]), images[[4, 2, 2]], atol=1e-5)
 
 
+def computed_texts(embedder, monkeypatch) -> list[str]:
+    """A list that grows by every text the embedder computes."""
+    computed, original = [], embedder._embed_tokens
+    monkeypatch.setattr(embedder, "_embed_tokens", lambda new: (computed.extend(new), original(new))[1])
+    return computed
+
+
 def test_each_distinct_text_is_computed_once(embedder, monkeypatch):
-    computed = []
-    original = embedder._embed_text_batch
-    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: (computed.extend(rows), original(rows))[1])
+    computed = computed_texts(embedder, monkeypatch)
     embedder.embed_texts(["red", "a star", "red"])
     embedder.embed_texts(("a star", "blue"))
-    assert sorted(text for text, _ in computed) == ["a star", "blue", "red"]
-
-
-def test_a_corpus_neither_uses_what_is_remembered_nor_adds_to_it(clip, monkeypatch):
-    embedder, computed = ClipEmbedder(*clip), []
-    embed = embedder._embed_text_batch
-    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: computed.extend(t for t, _ in rows) or embed(rows))
-    for remember in (True, False, True, False):  # computed, again, remembered, and again
-        embedder.embed_texts(["red star", "blue ring"], remember=remember)
-    assert sorted(computed) == sorted(["red star", "blue ring"] * 3)
-    embedder.embed_texts(["green star"], remember=False)
-    embedder.embed_texts(["green star"])
-    assert computed.count("green star") == 2
+    assert sorted(computed) == ["a star", "blue", "red"]
 
 
 def test_the_memory_of_texts_is_bounded_and_the_longest_unused_goes(clip, monkeypatch):
@@ -173,11 +173,9 @@ def test_the_memory_of_texts_is_bounded_and_the_longest_unused_goes(clip, monkey
     assert torch.allclose(known, ClipEmbedder(*clip).embed_texts(WORDS), atol=1e-6)
     embedder.embed_texts(["red", "blue", "star"])
     embedder.embed_texts(["red", "circle"])
-    computed = []
-    original = embedder._embed_text_batch
-    monkeypatch.setattr(embedder, "_embed_text_batch", lambda rows: (computed.extend(rows), original(rows))[1])
-    assert torch.allclose(embedder.embed_texts(["red", "circle", "star", "blue"]), known[[1, 4, 3, 2]], atol=1e-6)
-    assert [text for text, _ in computed] == ["blue"]
+    computed = computed_texts(embedder, monkeypatch)
+    assert torch.equal(embedder.embed_texts(["red", "circle", "star", "blue"]), known[[1, 4, 3, 2]])
+    assert computed == ["blue"]
 
 
 def pixels_seen(clip, picture: np.ndarray, **options) -> torch.Tensor:
@@ -236,6 +234,21 @@ def test_bfloat16_stays_near_float32(clip, pictures):
     assert torch.equal(ClipEmbedder(*clip).embed_texts(TEXTS), exact.embed_texts(TEXTS))  # on a CPU nothing is cast
 
 
+@pytest.mark.parametrize(
+    "token", ["<end_of_text>", "<start_of_text>", "&lt;end_of_text&gt;", "&amp;amp;lt;END_OF_TEXT>"]
+)
+def test_a_control_token_written_out_in_a_text_is_read_as_its_characters(clip, token):
+    embedder = ClipEmbedder(*clip)
+    control = [49406, 49407]
+    written = embedder._tokens.encode(f"red {token} star")
+    assert (written[0], written[-1]) == (control[0], control[1]) and not set(control) & set(written[1:-1])
+    name = "start" if "start" in token else "end"
+    plain = [clip[1].encode(part) for part in ("red", "<", name, "_", "of", "_", "text", ">", "star")]
+    assert written[1:-1] == [token_id for part in plain for token_id in part]
+    short, whole = embedder.embed_texts(["red", f"red {token} star"])
+    assert short @ whole < 0.9999
+
+
 def test_a_tokenizer_of_transformers_works_as_well(tmp_path, clip):
     from open_clip.tokenizer import HFTokenizer
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -256,8 +269,23 @@ def test_a_tokenizer_of_transformers_works_as_well(tmp_path, clip):
     assert embedder.too_long([fits, long]) == [long]
     with pytest.raises(ValueError, match=r"1 of 2 texts exceed CLIP's 16 tokens, first 'a a a .* with 17"):
         embedder.embed_texts([fits, long])
+    with pytest.raises(ValueError, match="1 empty of 2"):
+        embedder.embed_texts(["blue", " "])
+    with pytest.raises(
+        ValueError, match=r"text 'red \[SEP\] star' holds this CLIP's control token '\[SEP\]'; leave it"
+    ):
+        embedder.embed_texts(["red [SEP] star"])
+
+
+def test_an_empty_text_is_embedded_on_request_as_start_and_end_alone(clip, embedder):
+    model, _ = clip
+    alone = torch.zeros(1, CONTEXT, dtype=torch.long)
+    alone[0, :2] = torch.tensor([49406, 49407])
+    rows = embedder.embed_texts(["", "red", " "], allow_empty=True)
+    assert torch.allclose(rows[0], F.normalize(model.encode_text(alone), dim=1)[0], atol=1e-6)
+    assert torch.equal(rows[0], rows[2]) and torch.equal(rows[1], embedder.embed_texts(["red"])[0])
     with pytest.raises(ValueError, match="1 empty of 1"):
-        embedder.embed_texts(["red", " "])
+        embedder.embed_texts([""])  # having been allowed once does not make it welcome
 
 
 def test_normalize_false_leaves_clip_s_mean_and_deviation_out(clip, embedder, pictures):
@@ -400,7 +428,7 @@ def test_weights_that_do_not_fit_are_refused(clip, tmp_path):
         load_open_clip("ViT-B-32", "closedai")
     with pytest.raises(ValueError, match="open_clip has no 'ViT-B-33'"):
         load_open_clip("ViT-B-33", "openai")
-    with pytest.raises(FileNotFoundError, match="no CLIP weights at .*none.safetensors; .*make weights"):
+    with pytest.raises(FileNotFoundError, match="no none.safetensors at .*none.safetensors; .*make weights"):
         load_open_clip("glasslib-test", None, weights=tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="needs rng"):
         load_open_clip("glasslib-test", None, weights="random")
@@ -410,8 +438,13 @@ def test_weights_that_do_not_fit_are_refused(clip, tmp_path):
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     del state["ln_final.weight"]
     save_file(state, tmp_path / "lacking.safetensors")
-    for name in ("half", "lacking"):
-        with pytest.raises(ValueError, match=rf"{name}.safetensors must hold the weights of glasslib-test, whole: "):
+    save_file(state | {"ln_final.bias": state["ln_final.bias"] * torch.nan}, tmp_path / "nan.safetensors")
+    for name, said in (
+        ("half", "is a safetensors file of the wrong length"),
+        ("lacking", "must hold the weights of glasslib-test, whole: "),
+        ("nan", ": ln_final.bias must be finite, got "),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}.safetensors(: )?.*{said}"):
             load_open_clip("glasslib-test", None, weights=tmp_path / f"{name}.safetensors")
 
 
@@ -423,17 +456,9 @@ def test_a_file_that_would_run_code_is_refused(clip, tmp_path):
             return Path.touch, (marker,)
 
     torch.save({"logit_scale": Malice()}, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match=r"bad.pt must hold the weights"):
+    with pytest.raises(ValueError, match=r"bad.pt must be a complete PyTorch file .* it names "):
         load_open_clip("glasslib-test", None, weights=tmp_path / "bad.pt")
     assert not marker.exists()
-
-
-def test_texts_are_cut_into_batches_of_like_length():
-    rows = [(str(i), [0] * length) for i, length in enumerate([3, 3, 4, 5, 5, 5, 7])]
-    batches = _like_lengths(rows, least=2)
-    assert [[len(ids) for _, ids in batch] for batch in batches] == [[3, 3], [4, 5, 5, 5], [7]]
-    assert [row for batch in batches for row in batch] == rows
-    assert _like_lengths(rows, least=100) == [rows]
 
 
 def test_quick_gelu_in_place_is_the_same_to_the_last_bit():

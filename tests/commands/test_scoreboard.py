@@ -9,6 +9,9 @@ from glasslib.commands import scoreboard
 
 BOARD = {
     "clip.colour": {"value": 0.98765, "n": 1000, "ci": [0.975, 0.99], "unit": "share", "source": "notebooks/01.ipynb"},
+    "near.one": {"value": 0.997, "n": 1000, "ci": None, "unit": "share", "source": "make bench"},
+    "files.refused": {"value": 1.0, "n": 63, "ci": None, "unit": "share", "source": "make bench"},
+    "bench.biggan256": {"value": 0.4704, "n": 5, "ci": None, "unit": "ratio", "source": "make bench"},
     "time.demo_s": {"value": 41.26, "n": 5, "ci": None, "unit": "s", "source": "make bench"},
 }
 
@@ -33,6 +36,16 @@ def test_an_id_from_two_sources_is_refused(tmp_path):
         scoreboard.assemble_scoreboard(tmp_path)
 
 
+def test_the_full_run_of_a_notebook_stands_before_its_quick_one(tmp_path):
+    add(tmp_path, "01_b", "notebooks/01_b.ipynb", one=0.1, two=0.2)
+    add(tmp_path, "01_b/full", "notebooks/01_b.ipynb", one=0.15)
+    board = scoreboard.assemble_scoreboard(tmp_path)
+    assert {name: entry["value"] for name, entry in board.items()} == {"x.one": 0.15, "x.two": 0.2}
+    add(tmp_path, "02_c/full", "notebooks/02_c.ipynb", two=0.3)
+    with pytest.raises(ValueError, match=r"x.two is measured twice, by notebooks/01_b.ipynb and by notebooks/02_c"):
+        scoreboard.assemble_scoreboard(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("marker", "text"),
     [
@@ -40,6 +53,14 @@ def test_an_id_from_two_sources_is_refused(tmp_path):
         ("clip.colour:ci", "[0.975, 0.990]"),
         ("clip.colour:n", "1,000"),
         ("clip.colour:all", "0.988 [0.975, 0.990] (n = 1,000)"),
+        ("clip.colour:percent", "99 %"),
+        ("near.one:percent", "99.7 %"),
+        ("near.one:of", "997 of 1,000"),
+        ("clip.colour:of", "99 % of 1,000"),
+        ("time.demo_s:short", "41.3"),
+        ("files.refused:percent", "100 %"),
+        ("files.refused:of", "all 63"),
+        ("bench.biggan256:faster", "2.1"),
         ("time.demo_s", "41.3"),
         ("time.demo_s:all", "41.3 (n = 5)"),
     ],
@@ -53,7 +74,7 @@ def test_markers_are_filled(marker, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- score:clip.hue -->0<!-- /score -->", "no clip.hue in the scoreboard; it has clip.colour, time.demo_s"),
+        ("<!-- score:clip.hue -->0<!-- /score -->", "no clip.hue in the scoreboard; it has clip.colour, near"),
         ("<!-- score:clip.colour:sd -->0<!-- /score -->", "no part 'sd'"),
         ("<!-- score:clip.colour -->0", "opens 1 score markers but 0 are well formed"),
         ("<!-- score:clip.colour -->0<!-- score:time.demo_s -->1<!-- /score -->", "opens 2 score markers but 1"),

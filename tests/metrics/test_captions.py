@@ -109,10 +109,104 @@ def test_clip_scores_join_the_table():
     assert set(found.missing) == {"METEOR", "SPICE"}
     bare = evaluate(embedder=Constant(), image_embeddings=pictures, prefix="")
     assert bare.missing["CLIPScore"] == "not defined for empty predictions: 1 (3)"
-    with pytest.raises(ValueError, match=r"must hold every image, got none for 3 \(3, 2, 4\)"):
-        evaluate(embedder=Constant(), image_embeddings={1: pictures[1]})
+    some = evaluate(embedder=Constant(), image_embeddings={1: pictures[1]})
+    assert some.missing["RefCLIPScore"] == "image_embeddings must hold every image, got none for 3 (3, 2, 4)"
+    assert "BLEU-1" in some.metrics
     with pytest.raises(ValueError, match="got only one of them"):
         evaluate(embedder=Constant())
+
+
+class Short(Constant):
+    """A CLIP of six words a text at most, which knows no cars."""
+
+    def embed_texts(self, texts, *, truncate=False):
+        if not truncate and self.too_long(texts):
+            raise ValueError("too long")
+        if any("car" in text for text in texts):
+            raise ValueError("text has the word 'car', which this CLIP never saw")
+        return super().embed_texts(texts)
+
+    def too_long(self, texts):
+        return [text for text in texts if len(text.split()) > 6]
+
+
+def test_one_bad_item_never_costs_the_other_metrics():
+    pictures = {1: torch.tensor([1.0, 0.0]), 2: torch.tensor([1.0, 0.0])}
+    said, truth = {1: "a dog", 2: "a cat"}, {1: ["a dog runs over the green grass", "a dog"], 2: ["a cat"]}
+    options = {"embedder": Short(), "image_embeddings": pictures}
+    cut = evaluate(said, truth, **options)
+    assert cut.metrics["RefCLIPScore"].value == pytest.approx(2 * 1.5 / 2.5)
+    note = "1 of 3 different texts cut to CLIP's context"
+    assert cut.notes == {"CLIPScore": note, "RefCLIPScore": note}
+    rows = {row["metric"]: row for row in cut.table(rng=np.random.default_rng(0), n_resamples=20)}
+    assert (rows["CLIPScore"]["value"], rows["CLIPScore"]["note"]) == (pytest.approx(1.5), note)
+    assert rows["BLEU-1"]["note"] == ""
+    expected = evaluate(said, truth).metrics["CIDEr"].value
+    for change, reason in (
+        ({"image_embeddings": {**pictures, 2: torch.tensor([torch.nan, 0.0])}}, "image_embeddings must be finite"),
+        (
+            {"image_embeddings": {**pictures, 2: torch.tensor([2.0, 0.0])}},
+            "image_embeddings must have rows of L2 norm 1",
+        ),
+        ({"image_embeddings": {**pictures, 2: torch.tensor([1.0])}}, "stack expects each tensor to be equal size"),
+    ):
+        bad = evaluate(said, truth, **(options | change))
+        assert reason in bad.missing["CLIPScore"] and bad.metrics["CIDEr"].value == expected
+    unknown = evaluate({1: "a dog", 2: "a car"}, truth, **options)
+    assert "never saw" in unknown.missing["RefCLIPScore"] and "BLEU-4" in unknown.metrics
+
+
+def test_meteor_that_fails_costs_meteor_alone(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Java ended with code 1: out of memory")
+
+    monkeypatch.setattr(captions.java, "ptb_tokenize", lambda texts, java: list(texts))
+    monkeypatch.setattr(captions.java, "meteor_statistics", fail)
+    scores = metrics.evaluate({1: "a dog", 2: "a cat"}, {1: ["a dog"], 2: ["a cat"]}, java_runtime="java")
+    assert scores.missing["METEOR"] == "Java ended with code 1: out of memory" and "CIDEr" in scores.metrics
+
+
+def test_a_value_that_a_resample_leaves_undefined_stands_without_an_interval():
+    scores = evaluate({1: "a dog", 2: "a cat"}, {1: ["a dog"], 2: ["a cat"]})
+    odd = metrics.CorpusMetric(np.array([[1.0, 1.0], [0.0, 0.0]]), metrics.quotient, "share")
+    never = metrics.CorpusMetric(np.zeros((2, 2)), metrics.quotient, "share")
+    scores.metrics["share"], scores.metrics["never"] = odd, never
+    rows = {row["metric"]: row for row in scores.table(rng=np.random.default_rng(0), n_resamples=50)}
+    assert (rows["share"]["value"], rows["share"]["low"]) == (1.0, None) and "undefined in" in rows["share"]["note"]
+    assert rows["never"]["value"] is None and rows["never"]["note"]
+    assert rows["BLEU-1"]["low"] is not None
+
+
+GOOD = (
+    "an orange cat and a grey cat are lying together.",
+    "a black dog wearing headphones looks at the camera as an orange cat walks in the background.",
+)
+BAD = (
+    "a calico cat and a white cat are lying together.",
+    "a black dog wearing a hat looks at the camera as a tabby walks in the background.",
+)
+WRITTEN = {
+    0: [
+        "two cats are sleeping next to each other.",
+        "a grey cat is cuddling with an orange cat on a blanket.",
+        "the orange cat is happy that the black cat is close to it.",
+    ],
+    1: [
+        "a dog is wearing ear muffs as it lies on a carpet.",
+        "a black dog and an orange cat are looking at the photographer.",
+        "headphones are placed on a dogs ears.",
+    ],
+}
+NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+
+def test_the_published_scores_of_clipscores_example():
+    """The numbers in the README of https://github.com/jmhessel/clipscore, for its two pictures."""
+    found = metrics.evaluate_many({"good": dict(enumerate(GOOD)), "bad": dict(enumerate(BAD))}, WRITTEN)
+    shown = {name: [f"{scores.metrics[key].value:.4f}" for key in NAMES] for name, scores in found.items()}
+    assert found["good"].tokenizer == "ptb"
+    assert shown["good"] == ["0.6667", "0.4899", "0.3469", "0.0000", "0.3444", "0.4280", "0.5637"]
+    assert shown["bad"] == ["0.4815", "0.2404", "0.1359", "0.0000", "0.1861", "0.3121", "0.2790"]
 
 
 def test_command_line(tmp_path, capsys):

@@ -50,3 +50,17 @@ def test_a_caption_without_a_reference_or_a_picture_is_refused():
         metrics.ref_clip_score(Lookup(), PICTURES, ["a dog", "a car"], [["a car"], []])
     with pytest.raises(ValueError, match="image_embeddings must have shape"):
         metrics.clip_score(Lookup(), PICTURES, ["a dog"])
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, torch.nan, torch.inf])
+def test_embeddings_that_are_not_of_norm_1_are_refused(factor):
+    for call in (
+        lambda: metrics.modality_gap(PICTURES * factor, PICTURES),
+        lambda: metrics.modality_gap(PICTURES, PICTURES * factor),
+        lambda: metrics.clip_score(Lookup(), PICTURES * factor, ["a dog", "a car"]),
+        lambda: metrics.ref_clip_score(Lookup(), PICTURES * factor, ["a dog", "a car"], [["a car"], ["a car"]]),
+    ):
+        with pytest.raises(ValueError, match=r"must (be finite|have rows of L2 norm 1)"):
+            call()
+    half = F.normalize(torch.randn(50, 512, generator=torch.Generator().manual_seed(0)), dim=1).half()
+    assert metrics.modality_gap(half.float(), half.float()) == 0  # as half precision leaves them

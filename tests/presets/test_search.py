@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glasslib import presets, results
-from glasslib.bench import clock, tiny_searches
+from glasslib.bench import clock
 from glasslib.commands import demo
 from glasslib.generators.biggan.generator import BigGANGenerator
 from glasslib.generators.biggan.networks import GeneratorNetwork
@@ -132,6 +132,48 @@ def test_a_search_towards_a_picture_writes_captions(writer):
     assert text.startswith("the picture of") and captions.parses(text)
 
 
+def test_many_captions_are_each_scored_as_alone(painter):
+    texts = ["a red star", "a green heart at the top", "a yellow ring on the left"]
+    x, owner = painter.generator.latent_space.sample(9, rng=np.random.default_rng(0)), np.repeat([2, 0, 1], 3)
+    scores = painter.scores_many(texts)(x, owner)
+    alone = torch.stack([painter.scores(texts[k])(x[i : i + 1])[0] for i, k in enumerate(owner)])
+    torch.testing.assert_close(scores, alone, rtol=0, atol=2e-6)
+    assert scores.unique().numel() == 9
+
+
+def test_many_pictures_are_each_scored_as_alone(writer):
+    world = scenes.sample(2, rng=np.random.default_rng(1))
+    pictures = scenes.render(world, rng=torch.Generator().manual_seed(0))
+    x, owner = writer.generator.latent_space.sample(6, rng=np.random.default_rng(0)), np.array([1, 0, 1, 0, 1, 0])
+    scores = writer.scores_many(pictures)(x, owner)
+    for k in (0, 1):
+        torch.testing.assert_close(scores[owner == k], writer.scores(pictures[k])(x[owner == k]), rtol=0, atol=2e-6)
+
+
+def test_in_the_faithful_arm_a_sentence_too_long_costs_its_own_population_alone(writer, monkeypatch):
+    faithful = dataclasses.replace(writer, arm="faithful")
+    pictures = scenes.render(scenes.sample(2, rng=np.random.default_rng(1)), rng=torch.Generator().manual_seed(0))
+    long = "the picture of a star " * 30
+    monkeypatch.setattr(presets.Preset, "make", lambda self, x: ["a star", long, "a star", "a heart"])
+    scores = faithful.scores_many(pictures)(np.zeros((4, 8)), np.array([0, 0, 1, 1]))
+    assert scores[:2].tolist() == [0, 0] and (scores[2:] != 0).all()
+
+
+def test_a_long_caption_is_refused_or_cut(painter):
+    long = "a red star on the left " * 20
+    with pytest.raises(ValueError, match="texts exceed CLIP's"):
+        painter.scores_many(["a red star", long])
+    x = painter.generator.latent_space.sample(1, rng=np.random.default_rng(0))
+    assert painter.scores_many([long], truncate=True)(x, np.array([0])).shape == (1,)
+
+
+def test_realism_is_maximised_where_the_method_has_two_objectives(painter):
+    x = painter.generator.latent_space.sample(3, rng=np.random.default_rng(0))
+    both = painter.objectives("a red star", "NSGA-II")(x)
+    assert both.shape == (3, 2) and (both[:, 1] <= 0).all()
+    assert torch.equal(both[:, 0], painter.objectives("a red star")(x))
+
+
 def test_tokens_are_refused_by_cma_es_with_a_way_out(writer):
     with pytest.raises(ValueError, match="GeneticSearch"):
         writer.search("CMA-ES", rng=np.random.default_rng(0))
@@ -157,11 +199,22 @@ def test_the_demo_says_what_is_wrong_with_a_picture(monkeypatch, capsys, tmp_pat
     assert "none.png" in capsys.readouterr().err
 
 
-def test_bench_captions_name_colour_shape_and_place():
-    texts = tiny_searches.held_out_captions(20)
-    assert texts == tiny_searches.held_out_captions(20)
-    for facts in map(captions.parse, texts):
-        assert all(getattr(facts.objects[0], name) for name in tiny_searches.READ) and facts.n_named == 3
+def test_scored_at_half_the_size_the_winner_is_made_whole():
+    small = presets.load("tiny-stylegan2", render_size=16)
+    x = small.generator.latent_space.sample(2, rng=np.random.default_rng(0))
+    assert small.make(x).shape == (2, 3, 16, 16) and small.generator.at_full_size()(x).shape == (2, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="realism needs pictures of 32 pixels"):
+        small.objectives("a red star", "NSGA-II")(x)
+    with pytest.raises(ValueError, match="render_size is for a StyleGAN2, got 16 with 'tiny-biggan'"):
+        presets.load("tiny-biggan", render_size=16)
+    with pytest.raises(ValueError, match="the faithful arm runs as published, without {'render_size': 256}"):
+        presets.load("StyleGAN2_car_nod", "faithful", weights="random", render_size=256)
+
+
+def test_sizes_at_a_scale():
+    assert presets.at_scale("full", {"quick": 2, "full": 5}, 7, None, {"quick": 1, "full": None}) == [5, 7, None, None]
+    with pytest.raises(ValueError, match="scale must be 'quick' or 'full', got 'ful'"):
+        presets.at_scale("ful", 3)
 
 
 def test_overhead_is_a_share():

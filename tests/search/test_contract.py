@@ -10,6 +10,7 @@ from glasslib.latents import ClassMixture, Normal, Product, Tokens, TruncatedNor
 from glasslib.search import checkpoint
 from glasslib.search.cmaes import CmaSearch
 from glasslib.search.genetic import GeneticSearch, Nsga2Search
+from glasslib.search.gradient import GradientSearch
 from glasslib.search.loop import run
 from glasslib.search.random import RandomSearch
 
@@ -42,8 +43,17 @@ def cma_restarts(space, rng):
     return CmaSearch(space, popsize=10, rng=rng, restarts=3)
 
 
+def gradient(space, rng):
+    span = torch.as_tensor(space.upper - space.lower, dtype=torch.float32)
+
+    def objective(x):
+        return -((x / span + 0.5 - 0.8) ** 2).sum(dim=1)
+
+    return GradientSearch(space, objective, popsize=10, rng=rng, norm_weight=0.0)
+
+
 CASES = [(make, space) for make in (random_search, ga, nsga2) for space in (REAL, TOKENS, MIXED)]
-CASES += [(make, REAL) for make in (cma, cma_diagonal, cma_restarts)]
+CASES += [(make, REAL) for make in (cma, cma_diagonal, cma_restarts, gradient)]
 over_searches = pytest.mark.parametrize(
     ("make", "space"), CASES, ids=[f"{make.__name__}-{type(space).__name__}" for make, space in CASES]
 )
@@ -280,10 +290,11 @@ def test_state_of_another_search_is_refused(make, space):
     if make is not random_search:
         with pytest.raises(ValueError, match=r"search='\w+' \(here 'RandomSearch'\)"):
             other.restore(state)
-    larger = type(search)(space, popsize=12, rng=np.random.default_rng(0))
+    objective = (len,) if make is gradient else ()
+    larger = type(search)(space, *objective, popsize=12, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"popsize=10 \(here 12\)"):
         larger.restore(state)
-    elsewhere = type(search)(Normal(7), popsize=10, rng=np.random.default_rng(0))
+    elsewhere = type(search)(Normal(7), *objective, popsize=10, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="the same settings"):
         elsewhere.restore(state)
 

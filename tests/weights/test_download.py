@@ -71,7 +71,7 @@ def test_pieces_of_unknown_origin_are_not_continued(server, tmp_path):
 def test_a_part_that_is_already_whole_is_kept(server, tmp_path):
     server.cut_after = len(CONTENT) // 2
     download(f"{server.url}/file.bin", tmp_path / "part", progress=False)
-    (tmp_path / "part.etag").write_text(server.etag("/file.bin"))
+    (tmp_path / "part.etag").write_text(f"{server.etag('/file.bin')}\n{len(CONTENT)}\n")
     assert download(f"{server.url}/file.bin", tmp_path / "part", progress=False) == len(CONTENT)
     assert server.n_sent == len(CONTENT) and (tmp_path / "part").read_bytes() == CONTENT
 

@@ -1,5 +1,6 @@
 """The registry and what stands between a file and its use; the servers are in this process."""
 
+import errno
 import hashlib
 import json
 import pickle
@@ -50,7 +51,15 @@ def unknown(server):
 
 def test_the_nine_configurations_and_capdec_have_their_files():
     glass = [f"StyleGAN2_{data}_{arm}" for data in ("ffhq", "church", "car") for arm in ("d", "nod")]
-    assert set(registry.PRESETS) == {"DeepMindBigGAN256", "DeepMindBigGAN512", "GPT2", "CapDec", "paper", *glass}
+    assert set(registry.PRESETS) == {
+        "DeepMindBigGAN256",
+        "DeepMindBigGAN512",
+        "GPT2",
+        "CapDec",
+        "SDTurbo",
+        "paper",
+        *glass,
+    }
     assert all(registry.VIT_B_32 in files for files in registry.PRESETS.values())
     assert registry.RN50X4 in registry.files("CapDec")
     assert len({file.path for file in registry.files("paper")}) == len(registry.files("paper")) == 15
@@ -120,6 +129,44 @@ def test_a_file_put_there_by_hand_is_recorded_with_a_warning(unknown, tmp_path):
         registry.verify(unknown, tmp_path)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_read_only_folder_is_verified_without_writing(unknown, tmp_path, monkeypatch, code):
+    path = tmp_path / unknown.path
+    path.parent.mkdir()
+    path.write_bytes(PICKLE)
+
+    def refuse(*_):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(registry, "write_json_atomic", refuse)
+    with pytest.warns(
+        UserWarning, match=r"trusted this once, not recorded, for .* is read-only; its SHA-256 is [0-9a-f]{64}"
+    ):
+        assert registry.verify(unknown, tmp_path) == path
+    assert registry.sha256_of(unknown, tmp_path) == hashlib.sha256(PICKLE).hexdigest()
+    code = errno.ENOSPC
+    with pytest.raises(OSError, match="no"):
+        registry.verify(unknown, tmp_path)
+
+
+@pytest.mark.parametrize("record", ["[]", '{"toy/net.pkl": 7}', "{", '{"a": {}, "a": {}}'])
+def test_a_damaged_record_is_refused(unknown, tmp_path, record):
+    (tmp_path / registry.RECORD).write_text(record)
+    (tmp_path / "toy").mkdir()
+    (tmp_path / unknown.path).write_bytes(PICKLE)
+    with pytest.raises(ValueError, match=r"recorded\.json.* restore it, or delete it to trust the files anew"):
+        registry.verify(unknown, tmp_path)
+
+
+def test_a_planted_folder_of_the_hub_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / ".part").symlink_to(tmp_path / "elsewhere")
+    file = WeightFile("toy/model.safetensors", "hub:owner/name", "MIT", "toy")
+    with pytest.raises(ValueError, match=r"\.part is a link, expected a folder"):
+        registry.fetch(file, tmp_path, say=list)
+
+
 def header(change) -> bytes:
     """TENSORS with another header."""
     length = int.from_bytes(TENSORS[:8], "little")
@@ -132,13 +179,18 @@ def header(change) -> bytes:
     [
         ("m.safetensors", TENSORS[:-1], "a safetensors file of the wrong length"),
         ("m.safetensors", TENSORS[:30], "no safetensors file, or a piece of one"),
-        ("m.safetensors", b"", "no safetensors file"),
-        ("m.safetensors", b"<!DOCTYPE html><html>sign in</html>", "no safetensors file"),
+        ("m.safetensors", b"", "empty"),
+        ("m.safetensors", b"<!DOCTYPE html><html>sign in</html>", "a web page, not a model"),
+        ("m.pkl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a git-lfs pointer, not the"),
+        ("m.safetensors", (50_000).to_bytes(8, "little") + b"[" * 50_000, "damaged header"),
+        ("m.json", b"[" * 50_000, r"no JSON \(nested too deeply"),
+        ("m.json", b'{"a": 1, "a": 2}', r"no JSON \(the key 'a' comes twice"),
         ("m.safetensors", header(lambda text: b"[" + text[1:]), "damaged header"),
         ("m.safetensors", header(lambda text: text.replace(b"data_offsets", b"data_offsetz")), "damaged header"),
         ("m.pkl", PICKLE[:-1], "no whole pickle"),
-        ("m.pkl", b"<html>quota exceeded</html>", "no whole pickle"),
-        ("m.bin", b"<html>quota exceeded</html>", "no whole pickle"),
+        ("m.pkl", b"<html>quota exceeded</html>", "a web page, not a model"),
+        ("m.bin", b"\n<HTML>quota exceeded</html>", "a web page, not a model"),
+        ("m.bin", b"quota exceeded", "no whole pickle"),
         ("m.json", b'{"a": 1', "no JSON"),
         ("m.json", b"{}", "empty JSON"),
     ],
@@ -216,9 +268,16 @@ def test_the_table_says_what_is_there(tmp_path):
     def row(path):
         return next(line for line in registry.table(tmp_path).splitlines() if line.startswith(path))
 
-    assert "605.1 MB  no " in row("clip-vit-b-32/") and row("clip-vit-b-32/").endswith(" all")
-    assert "unknown   no    nobody" in row("stylegan2/stylegan2-ffhq")
+    assert "605.1 MB  no    verified: hash of the hub, at this revision " in row("clip-vit-b-32/")
+    assert " all  " in row("clip-vit-b-32/") and row("clip-vit-b-32/").endswith(
+        "MIT; its model card rules out deployed uses"
+    )
+    assert "unknown   no    trusted at first download " in row("stylegan2/stylegan2-ffhq")
+    assert row("stylegan2/stylegan2-ffhq").endswith("Nvidia Source Code License-NC: non-commercial use only")
+    assert "verified: hash of a third party" in row("biggan-deep-256/config")
     assert "GPT2, CapDec" in row("gpt2/model.safetensors")
+    # 605,143,284 + 715 + 234,411,737 + 665 + 548,105,171 + 1,042,301 + 456,318 bytes
+    assert row("total: ") == "total: 15 files; 1,389.2 MB in 7 of them, and 8 of unknown size; 0.0 MB here"
     for name in ("gpt2/merges.txt", "stylegan2/stylegan2-car-config-f.pkl.part"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"short")

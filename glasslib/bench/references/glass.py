@@ -1,8 +1,8 @@
 """How CLIP-GLaSS reads pictures and texts with CLIP and writes with GPT-2: plain, to measure ours against.
 
 Pictures are squashed to CLIP's size without a filter and not normalised; a text is padded to all 77 positions; GPT-2
-writes 30 tokens for every row, whatever comes of them, 25 rows at once, with a key-value cache and logits for all
-positions it reads.
+writes 30 tokens for every row, whatever comes of them, all rows at once, with a key-value cache and logits for all
+positions it reads. Its text ends at the first end-of-text token of the whole sequence, the context's tokens included.
 
 Source: Galatolo et al. 2021, https://arxiv.org/abs/2102.01645, section 2, and what its code does (models.py,
 generator.py).
@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasslib.generators.gpt2 import GLASS
-
-BATCH_SIZE = 25
 
 
 def as_published(clip: nn.Module) -> nn.Module:
@@ -47,11 +45,10 @@ def embed_texts(model: nn.Module, tokenizer, texts: Sequence[str]) -> Tensor:
 
 
 def write(model: nn.Module, tokenizer, contexts: Tensor) -> list[str]:
-    """(n, context_length) int64 -> n texts that start with "the picture of", greedy, cut to 50 characters."""
-    return [text for batch in contexts.split(BATCH_SIZE) for text in _write_batch(model, tokenizer, batch)]
+    """(n, context_length) int64 -> n texts that start with "the picture of", greedy, cut to 50 characters.
 
-
-def _write_batch(model: nn.Module, tokenizer, contexts: Tensor) -> list[str]:
+    A context with an end-of-text token gives "".
+    """
     prompt = torch.tensor(tokenizer.encode(GLASS["prompt"], add_special_tokens=False)).expand(len(contexts), -1)
     output = previous = torch.cat([contexts, prompt], dim=1)
     past = None
@@ -60,5 +57,9 @@ def _write_batch(model: nn.Module, tokenizer, contexts: Tensor) -> list[str]:
         past, logits = step.past_key_values, step.logits[:, -1]
         previous = logits.softmax(dim=-1).topk(1, dim=-1).indices  # (n, 1)
         output = torch.cat([output, previous], dim=1)
-    texts = tokenizer.batch_decode(output[:, contexts.shape[1] :].tolist(), clean_up_tokenization_spaces=False)
-    return [text.split(tokenizer.eos_token)[0][: GLASS["max_characters"]] for text in texts]
+    texts = []
+    for ids in output.tolist():
+        whole = ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
+        text = tokenizer.decode(whole[contexts.shape[1] :], clean_up_tokenization_spaces=False)
+        texts.append(text[: GLASS["max_characters"]])
+    return texts

@@ -19,6 +19,14 @@ RECIPES = {
     "captioner": ["captioner"],
     "stylegan2": ["stylegan2", "--features", str(FEATURES / "model.safetensors")],
     "biggan": ["biggan", "--features", str(FEATURES / "model.safetensors")],
+    "painter_vae": ["painter_vae"],
+    "painter_text": ["painter_text"],
+    "painter": ["painter"],
+    "two_oracle": ["two_oracle"],  # before painter_fast, whose card it measures
+    "painter_fast": ["painter_fast"],
+    "two_plain": ["two_clip", "--kind", "plain"],
+    "two_hard": ["two_clip", "--kind", "hard"],
+    "two_judge": ["two_clip", "--kind", "judge"],
 }
 
 

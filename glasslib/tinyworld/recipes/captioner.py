@@ -2,8 +2,6 @@
 
 It never sees a picture: captions are embedded by the tiny CLIP, moved by noise, and decoded again by a mapper and a
 copy of the tiny GPT-2. Captions end with end-of-text, since people of the tiny world write no full stop.
-
-`fit` serves other captioners too: it trains on any pairs, from the tiny GPT-2 or from a captioner that exists.
 """
 
 from __future__ import annotations
@@ -52,78 +50,34 @@ SETTINGS = training.Settings(
 )
 
 
-def new_decoder(embeddings: Tensor, *, start: Path | None = None) -> tuple[CaptionDecoder, object]:
-    """A decoder to train, and its tokenizer.
+def new_decoder(embeddings: Tensor, *, seed: int, start: Path | None = None) -> tuple[CaptionDecoder, Targets]:
+    """A decoder to train, and what it learns to write.
 
     A new mapper is ClipCap's MLP, a third faster here than its transformer and no worse. Embeddings keep to a narrow
     cone: its first layer is drawn for what is left once their mean is taken off and their spread brought to 1.
 
     Args:
-        embeddings: (n, dim) some of those it will read.
-        start: folder of a captioner to go on from; None: the tiny GPT-2 behind a mapper of random weights, drawn
-            from torch's global state.
+        embeddings: (n, dim) of the captions it will read; the first N_SPREAD say how they are spread.
+        seed: of the mapper's weights; torch's global state is left as it was.
+        start: folder of a captioner to go on from; None: the tiny GPT-2 behind a new mapper.
     """
-    if start is not None:
-        found = captioners.load(start)
-        return found.decoder, found.tokenizer
-    language_model, tokenizer = gpt2.load(WEIGHTS / "gpt2")
-    mapper = MlpMapper(
-        embedding_dim=embeddings.shape[1], gpt_dim=language_model.config.n_embd, prefix_length=PREFIX_LENGTH
-    )
-    centre, first = embeddings.mean(0), mapper.model[0]
-    with torch.no_grad():
-        first.weight.div_((embeddings - centre).std())
-        first.bias.copy_(-first.weight @ centre)
-    return CaptionDecoder(language_model, mapper), tokenizer
-
-
-def fit(
-    data: training.Pairs,
-    *,
-    folder: Path,
-    seed: int,
-    noise: Callable[..., Tensor] | None = None,
-    settings: training.Settings = SETTINGS,
-    start: Path | None = None,
-    validation: training.Pairs | None = None,
-    progress: bool = True,
-) -> tuple[Captioner, list[dict]]:
-    """Train a captioner, going on from `folder` if something lies there.
-
-    Args:
-        data: embeddings and texts: `Said.pairs()`, or others.
-        folder: for checkpoints and the log.
-        seed: of weights, order and noise; torch's global state is left as it was.
-        noise: as for `training.train`, with `noise_std(x)` for the Gaussian kind.
-        settings: of the training.
-        start: folder of a captioner to go on from; None: the tiny GPT-2 and a new mapper.
-        validation: its loss is logged, and captions of its first five rows with it.
-        progress: show a progress bar.
-
-    Returns:
-        The captioner, and the log of `training.train`.
-    """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        decoder, tokenizer = new_decoder(data.embeddings[:N_SPREAD], start=start)
-    begun_from = GPT2_FILE if start is None else start / "model.safetensors"
-    log = training.train(
-        decoder,
-        dataclasses.replace(data, key=f"{data.key} {results.sha256_file(begun_from)}"),
-        targets=Targets(tokenizer, max_tokens=MAX_TOKENS),
-        folder=folder,
-        rng=torch.Generator().manual_seed(seed),
-        settings=settings,
-        noise=noise,
-        validation=validation,
-        look_at=None if validation is None else validation.embeddings[:5],
-        progress=progress,
-    )
-    return Captioner(decoder, tokenizer), log
+        if start is not None:
+            found = captioners.load(start)
+            return found.decoder, Targets(found.tokenizer, max_tokens=MAX_TOKENS)
+        language_model, tokenizer = gpt2.load(WEIGHTS / "gpt2")
+        mapper = MlpMapper(
+            embedding_dim=embeddings.shape[1], gpt_dim=language_model.config.n_embd, prefix_length=PREFIX_LENGTH
+        )
+        known, first = embeddings[:N_SPREAD], mapper.model[0]
+        first.weight.div_((known - known.mean(0)).std())
+        first.bias.copy_(-first.weight @ known.mean(0))
+        return CaptionDecoder(language_model, mapper), Targets(tokenizer, max_tokens=MAX_TOKENS)
 
 
 def gaussian(noise_std: float) -> Callable[..., Tensor] | None:
-    """CapDec's noise as `fit` takes it; None for 0."""
+    """CapDec's noise as `training.train` takes it; None for 0."""
     return functools.partial(noise.add_gaussian_noise, noise_std=noise_std) if noise_std else None
 
 
@@ -197,16 +151,13 @@ def train(
     held_out = said(N_HELD_OUT // 5, clip=clip, seed=HELD_OUT_SEED)
     if noise_std is None:
         noise_std = estimated_noise_std(spoken)["angle"]
-    captioner, log = fit(
-        spoken.pairs(),
-        folder=folder,
-        seed=seed,
-        noise=gaussian(noise_std),
-        settings=settings,
-        validation=held_out.pairs(),
-        progress=progress,
-    )
-    return captioner, log, noise_std
+    data = dataclasses.replace(spoken.pairs(), key=f"{spoken.key} {results.sha256_file(GPT2_FILE)}")
+    decoder, targets = new_decoder(data.embeddings, seed=seed)
+    log = training.train(
+        decoder, data, targets=targets, folder=folder, rng=torch.Generator().manual_seed(seed), settings=settings,
+        noise=gaussian(noise_std), validation=held_out.pairs(), look_at=held_out.embeddings[:5], progress=progress,
+    )  # fmt: skip
+    return Captioner(decoder, targets.tokenizer), log, noise_std
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ def export(
     seed: int,
     data: str,
     held_out: Mapping[str, float],
+    half: bool = False,
 ) -> None:
     """Write model.safetensors and its card into `folder`.
 
@@ -69,9 +70,12 @@ def export(
         recipe: the command that trains this again.
         data: what it was trained on, in words.
         held_out: measurements on data that training never drew.
+        half: write half precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if half:
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     temporary = folder / "model.safetensors.tmp"
     save_file(weights, temporary)
     os.replace(temporary, folder / "model.safetensors")
@@ -87,11 +91,20 @@ def export(
 
 
 def write_card(
-    folder: Path, *, recipe: str, seed: int, steps: int, data: str, wall_time_s: float, held_out: Mapping[str, float]
+    folder: Path,
+    *,
+    recipe: str,
+    seed: int,
+    steps: int,
+    data: str,
+    wall_time_s: float,
+    held_out: Mapping[str, float],
+    **more: object,
 ) -> None:
-    """Write card.json beside a model's safetensors, which it names with their SHA-256."""
-    hashes = {file.name: results.sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    card = {"recipe": recipe, "seed": seed, "steps": steps, "data": data, "wall_time_s": round(wall_time_s)}
+    """Write card.json beside a model's safetensors, which it names with their SHA-256; `more` goes into it as it is."""
+    files = sorted(folder.rglob("*.safetensors"))
+    hashes = {file.relative_to(folder).as_posix(): results.sha256_file(file) for file in files}
+    card = {"recipe": recipe, "seed": seed, "steps": steps, "data": data, "wall_time_s": round(wall_time_s)} | more
     measured = {name: round(float(value), 5) for name, value in held_out.items()}
     results.write_json_atomic(
         folder / "card.json", card | {"held_out": measured, "sha256": hashes, "versions": results.versions()}

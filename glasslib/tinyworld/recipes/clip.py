@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -168,35 +169,70 @@ def learning_rate(step: int, n_steps: int) -> float:
     return LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
 
 
-def train(folder: Path, *, model_name: str, n_pairs: int, seed: int) -> tuple[nn.Module, Session]:
-    """Train to `n_pairs` image-text pairs, resuming from `folder` if something lies there."""
+class Pairs:
+    """Pictures with captions and tags, a batch a step: what `train` learns from.
+
+    Another world's pairs have the same two members, `n_tags` and `batch`.
+    """
+
+    n_tags = N_TAGS
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._world, self._pictures = training_pictures(seed, N_SCENES)
+        self._groups = alike(self._world)
+
+    def batch(self, step: int, rng: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
+        """Pictures (BATCH_SIZE, 3, h, w) uint8, a caption each, and tags (BATCH_SIZE, n_tags) of zeros and ones."""
+        kind = kind_of_batch(step)
+        rows = draw_rows(kind, self._groups, N_SCENES, rng)
+        parts = rows.chunk(2) if kind == "twins" else (rows,)  # twins are described by the same dice
+        dice = [np.random.default_rng([self._seed, step]) for _ in parts]
+        texts = [
+            t for part, die in zip(parts, dice, strict=True) for t in write_captions(self._world[part.numpy()], die)
+        ]
+        return self._pictures[rows], texts, tags(self._world[rows.numpy()])
+
+
+def pixels_of(pictures: Tensor, visual: nn.Module) -> Tensor:
+    """uint8 pictures -> what a picture tower reads: its size, its mean and standard deviation."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (visual.image_mean, visual.image_std))
+    pixels = pictures / 255
+    size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
+    if pixels.shape[-2:] != size:
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def train(
+    folder: Path, *, model_name: str, pairs: Pairs, n_pairs: int, seed: int, evaluate: Callable = evaluate
+) -> tuple[nn.Module, Session]:
+    """Train to `n_pairs` image-text pairs, resuming from `folder` if something lies there.
+
+    Args:
+        pairs: gives the batches.
+        evaluate: (model, tokenizer) -> what the log says of the model at each checkpoint.
+    """
     torch.manual_seed(seed)  # open_clip initialises from the global state; a recipe owns its process
     model, tokenizer = new_clip(model_name)
     model.train()
     model.visual.to(memory_format=torch.channels_last)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for name, p in model.named_parameters() if p.ndim < 2 and name != "logit_scale"]
-    head = nn.Linear(model.text_projection.shape[1], N_TAGS)
+    head = nn.Linear(model.text_projection.shape[1], pairs.n_tags)
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": [*others, *head.parameters()], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
     rng = torch.Generator().manual_seed(seed)
     both = nn.ModuleDict({"clip": model, "head": head})
     session = Session(folder, model=both, optimizer=optimizer, rng=rng)
-    world, pictures = training_pictures(seed, N_SCENES)
-    groups = alike(world)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
     model.logit_scale.data.fill_(math.log(SCALE))
     n_steps = n_pairs // BATCH_SIZE
     for step in trange(session.step, n_steps, initial=session.step, total=n_steps, desc=model_name, mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, n_steps)
-        kind = kind_of_batch(step)
-        rows = draw_rows(kind, groups, N_SCENES, rng)
-        parts = rows.chunk(2) if kind == "twins" else (rows,)  # twins are described by the same dice
-        texts = [t for part in parts for t in write_captions(world[part.numpy()], np.random.default_rng([seed, step]))]
-        pixels = ((pictures[rows] / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        images = model.encode_image(pixels)
-        listing = F.binary_cross_entropy_with_logits(head(images), tags(world[rows.numpy()]))
+        pictures, texts, listed = pairs.batch(step, rng)
+        images = model.encode_image(pixels_of(pictures, model.visual))
+        listing = F.binary_cross_entropy_with_logits(head(images), listed)
         texts = F.normalize(encode_text_trimmed(model, tokenizer(texts)), dim=1)
         scale = FIRST_SCALE if step < LOWERED_AT else SCALE
         loss = contrastive_loss(F.normalize(images, dim=1), texts, scale) + TAGS_WEIGHT * listing
@@ -219,7 +255,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     n_pairs = args.pairs or PAIRS[args.model]
-    model, session = train(args.out, model_name=args.model, n_pairs=n_pairs, seed=args.seed)
+    pairs = Pairs(args.seed)
+    model, session = train(args.out, model_name=args.model, pairs=pairs, n_pairs=n_pairs, seed=args.seed)
     checkpoints.export(
         args.to or WEIGHTS / args.model.removeprefix("tiny-"),
         model,

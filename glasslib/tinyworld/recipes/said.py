@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from glasslib import results
@@ -80,7 +81,7 @@ def said(
     if path is not None and path.is_file():
         return _read(path, key)
     texts, scene_of = corpus(n_scenes, rng=np.random.default_rng(seed), **options)
-    found = Said(texts, scene_of, clip.embed_texts(texts, remember=False), key)
+    found = Said(texts, scene_of, clip.embed_texts(texts), key)
     if path is not None:
         from safetensors.torch import save
 
@@ -95,3 +96,23 @@ def _read(path: Path, key: str) -> Said:
     with safe_open(path, framework="pt") as file:
         texts, scene_of = json.loads(file.metadata()["said"])
         return Said(texts, scene_of, file.get_tensor("embeddings"), key)
+
+
+def picture_embeddings(spoken: Said, *, clip, seed: int, cache: Path) -> Tensor:
+    """(n_scenes, dim) the tiny CLIP's embeddings of the pictures of the scenes that were described, kept in `cache`.
+
+    Args:
+        spoken: as `said` gives of the domain "print".
+        clip: the tiny CLIP.
+        seed: the one that `spoken` was made with.
+        cache: a folder.
+    """
+    from safetensors.torch import load_file, save
+
+    path = cache / f"{spoken.key[:16]}-pictures.safetensors"
+    if not path.is_file():
+        world = scenes.sample(max(spoken.scene_of) + 1, rng=np.random.default_rng(seed))
+        rng = torch.Generator().manual_seed(seed)
+        parts = [clip.embed_images(scenes.render(world[i : i + 500], rng=rng)) for i in range(0, len(world), 500)]
+        results.write_bytes_atomic(path, save({"pictures": torch.cat(parts)}))
+    return load_file(path)["pictures"]

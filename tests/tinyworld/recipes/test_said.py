@@ -50,7 +50,7 @@ def test_what_is_embedded_afterwards_is_the_same_whether_it_was_made_or_found(tm
     for _ in ("made", "found"):
         clip = load_clip()
         spoken = said(60, clip=clip, seed=1, cache=tmp_path)
-        later.append(clip.embed_texts(spoken.texts[:10]))  # in another batch its last bits differ
+        later.append(clip.embed_texts(spoken.texts[:10]))
     assert torch.equal(*later)
 
 
