@@ -35,8 +35,8 @@ def put(strategy, state: dict) -> None:
 
 
 def _is_data(value) -> bool:
-    if type(value) is dict:
-        return all(type(key) is str and _is_data(item) for key, item in value.items())
+    if type(value) is dict:  # an empty one is a cache that has not been asked yet
+        return bool(value) and all(type(key) is str and _is_data(item) for key, item in value.items())
     if type(value) is list:
         return all(_is_data(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str, np.generic, np.ndarray))

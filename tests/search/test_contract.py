@@ -242,7 +242,7 @@ def test_a_flat_score_goes_on(make, space):
 def test_resumes_bit_for_bit_after_any_generation(make, space, tmp_path):
     whole = seeded(make, space)
     expected = steps(whole, 9)
-    for stop in range(9):
+    for stop in range(10):
         search = seeded(make, space)
         steps(search, stop)
         checkpoint.save(tmp_path / "search.npz", search.state())
