@@ -206,7 +206,7 @@ def pickles(canary: Path) -> dict[str, tuple[bytes, str]]:
         ),
         "missing G_ema": (made(torch_data(G_ema=None)), "it has no G_ema; a StyleGAN2 file holds G, D and G_ema"),
         "G for D": (made(torch_data(D=torch_networks()["G"])), "its D must be a Discriminator"),
-        "only a state dict": (made({"G": {"a": 1}, "D": 2, "G_ema": 3}), "its G must be a network saved by"),
+        "only a state dict": (made({"G": {"a": 1}, "D": 2, "G_ema": 3}), "its G_ema must be a network saved by"),
         "another version": (made(changed_meta(version=5)), "version 6"),
         "another class": (made(changed_meta(class_name="Mapper")), "its G must be a Generator, got a 'Mapper'"),
         "another architecture": (made(arguments(synthesis_kwargs__architecture="resnet")), "architecture must be skip"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glasslib.weights.integrity import check_whole, read_config
-from glasslib.weights.states import MASK_BUFFERS, SPARE, built, check_finite, n_values, read_state, without_prefix
+from glasslib.weights.states import MASK_BUFFERS, SPARE, built, check_finite, check_numbers, n_values, read_state, without_prefix
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in one file, or in pieces that <name>.index.json lists
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json")
@@ -86,6 +86,8 @@ def _agreeing(state: dict[str, Tensor], empty: nn.Module, folder: Path) -> dict[
                 f"{folder}: {name} must have shape {tuple(wanted[name].shape)} as config.json says, got "
                 f"{tuple(value.shape)}; {advice}"
             )
+        if name in wanted:
+            check_numbers(name, value, wanted[name].dtype, path=folder, advice=advice)
     asked, there = n_values(empty.parameters()), n_values(state.values())
     if asked > 1.1 * there + SPARE:
         raise ValueError(f"{folder}: config.json describes {asked:,} weights, and the files hold {there:,}; {advice}")
