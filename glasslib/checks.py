@@ -59,8 +59,14 @@ def check_range(x: Array, name: str, lo: float, hi: float) -> None:
         )
 
 
-def check_unit(x: torch.Tensor, name: str, shape: str = "n dim") -> None:
+def check_unit(x: torch.Tensor, name: str, shape: str = "n dim", *, finite: bool = True) -> None:
     """Refuse `x` unless it has this shape (see `check_shape`) and its rows are finite and of L2 norm 1.
+
+    Args:
+        x: rows along the last axis.
+        name: what the caller calls it, for the message.
+        shape: as for `check_shape`.
+        finite: False lets rows with NaN or infinite values pass, where they are dealt with later.
 
     Raises:
         TypeError: `x` is no tensor.
@@ -68,12 +74,14 @@ def check_unit(x: torch.Tensor, name: str, shape: str = "n dim") -> None:
     """
     check_shape(x, name, shape)
     norms = torch.linalg.vector_norm(x.detach().float(), dim=-1)
-    if n_bad := int((~norms.isfinite()).sum()):
+    n_bad = int((~norms.isfinite()).sum())
+    if n_bad and finite:
         raise ValueError(f"{name} must be finite, got NaN or infinite values in {n_bad} of {norms.numel()} rows")
-    if n_off := int(((norms - 1).abs() > NORM_TOLERANCE).sum()):
+    known = norms[norms.isfinite()]
+    if n_off := int(((known - 1).abs() > NORM_TOLERANCE).sum()):
         raise ValueError(
             f"{name} must have rows of L2 norm 1, got {n_off} of {norms.numel()} others, norms from "
-            f"{float(norms.min()):g} to {float(norms.max()):g}; normalise them: F.normalize(x, dim=-1)"
+            f"{float(known.min()):g} to {float(known.max()):g}; normalise them: F.normalize(x, dim=-1)"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glasslib.checks import check_shape
+from glasslib.checks import check_shape, check_unit
 
 Target = str | Tensor | Mapping[str, float]
 
@@ -48,8 +48,8 @@ class ClipScorer:
         self._direction = _target_direction(embedder, target)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) RGB in [0, 1] -> (n,) in [-1, 1]."""
-        return (self._embedder.embed_images(images) @ self._direction).clamp(-1, 1)
+        """(n, 3, h, w) RGB in [0, 1] -> (n,) in [-1, 1]; NaN where the embedding is not finite."""
+        return _similarities(self._embedder.embed_images(images), self._direction)
 
 
 class TextScorer:
@@ -75,33 +75,44 @@ class TextScorer:
         self._direction = _target_direction(embedder, target)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """n strings -> (n,) in [-1, 1]."""
+        """n strings -> (n,) in [-1, 1]; NaN where the embedding is not finite."""
         if self._faithful and self._embedder.too_long(texts):
             return self._direction.new_zeros(len(texts))
         options = {"truncate": True} if self._truncate else {"allow_empty": True} if self._faithful else {}
-        return (self._embedder.embed_texts(texts, **options) @ self._direction).clamp(-1, 1)
+        return _similarities(self._embedder.embed_texts(texts, **options), self._direction)
+
+
+def _similarities(embeddings: Tensor, direction: Tensor) -> Tensor:
+    """(n, dim), (dim,) -> (n,). What is not finite is left to the search, which refuses it or counts it as worst."""
+    check_unit(embeddings, "the embedder's embeddings", finite=False)
+    return (embeddings * direction).sum(dim=1).clamp(-1, 1)  # of `@` the last bit would depend on the number of rows
 
 
 def _target_direction(embedder: Embedder, target: Target) -> Tensor:
     """(dim,): what an embedding is multiplied by. Its norm is 1, or at most 1 for weighted captions."""
     with torch.inference_mode(False), torch.no_grad():  # made within inference_mode, it could not be used for gradients
         if isinstance(target, str):
-            return embedder.embed_texts([target])[0]
+            return _embedded_target(embedder.embed_texts([target]))[0]
         if isinstance(target, Mapping):
             if not all(isinstance(caption, str) for caption in target):
                 raise TypeError(f"the keys of a weighted target must be captions, got {list(target)!r:.80}")
             weights = _mean_weights(list(target.values()), len(target))
-            embeddings = embedder.embed_texts(list(target))
+            embeddings = _embedded_target(embedder.embed_texts(list(target)))
             return torch.as_tensor(weights, dtype=embeddings.dtype, device=embeddings.device) @ embeddings
         if isinstance(target, Tensor):
             picture = target if target.ndim == 4 else target[None]
             if picture.ndim != 4 or len(picture) != 1:
                 raise ValueError(f"target must be one picture (3, h, w) or (1, 3, h, w), got {tuple(target.shape)}")
-            return embedder.embed_images(picture)[0]
+            return _embedded_target(embedder.embed_images(picture))[0]
     raise TypeError(
         "target must be a caption (str), a picture (tensor of shape (3, h, w); see images.load_image) or captions with "
         f"weights (dict of str to float), got {type(target).__name__}"
     )
+
+
+def _embedded_target(embeddings: Tensor) -> Tensor:
+    check_unit(embeddings, "the target's embeddings")
+    return embeddings
 
 
 def _mean_weights(weights: Sequence[float], n: int) -> list[float]:

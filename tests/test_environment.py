@@ -94,7 +94,8 @@ def top_level(name: str) -> set[str]:
 
 def test_every_import_is_a_declared_dependency():
     declared = {"glasslib", *sys.stdlib_module_names}.union(*map(top_level, ranges()))
-    files = [*(REPO / "glasslib").rglob("*.py"), *(REPO / "tests").rglob("*.py")]
+    browser = REPO / "tests" / "acceptance" / "stop_in_jupyterlab.py"  # has an environment of its own, see there
+    files = [path for path in (*(REPO / "glasslib").rglob("*.py"), *(REPO / "tests").rglob("*.py")) if path != browser]
     assert len(files) > 10
     undeclared = {}
     for path in files:

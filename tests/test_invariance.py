@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from glasslib import presets
+from glasslib import presets, scoring
 from glasslib.captioning import captioner as captioners
 from glasslib.captioning import decoding
 from glasslib.checks import map_alike, one_thread
@@ -74,6 +74,17 @@ def said_of_pictures(decode, **options):
     return scored, lambda: None
 
 
+def scores_of_pictures():
+    scorer = scoring.ClipScorer(models.load_clip(), "a red star on the left")
+    return lambda rows: list(scorer(pictures()[list(rows)])), lambda: None
+
+
+def scores_of_texts():
+    clip = models.load_clip()
+    scorer = scoring.TextScorer(clip, pictures()[0])
+    return lambda rows: list(scorer([texts()[i] for i in rows])), lambda: clip._text_cache.clear()
+
+
 BEAM = {"beam_size": 3, "n_captions": 2}
 MAKERS = {
     "texts": clip_texts,
@@ -81,6 +92,8 @@ MAKERS = {
     "large pictures": lambda: clip_pictures(size=(97, 130)),
     "faithful pictures": faithful_pictures,
     "the judge's pictures": lambda: clip_pictures(models.load_judge),
+    "scores of pictures": scores_of_pictures,
+    "scores of texts": scores_of_texts,
     "GPT-2": gpt2_texts,
     "captions, greedy": lambda: said_of_pictures(decoding.greedy),
     "captions, beam": lambda: said_of_pictures(decoding.beam, **BEAM),

@@ -21,7 +21,7 @@ class ColourEmbedder:
         self.n_image_calls += 1
         return F.normalize(images.mean(dim=(2, 3)), dim=1)
 
-    def embed_texts(self, texts, *, truncate=False):
+    def embed_texts(self, texts, *, truncate=False, allow_empty=False):
         if self.too_long(texts) and not truncate:
             raise ValueError(f"1 of {len(texts)} texts exceed CLIP's tokens, first {self.too_long(texts)[0]!r}")
         rows = [torch.tensor([WORDS[word] for word in text.split()[: self.context]]).sum(0) for text in texts]
@@ -164,6 +164,43 @@ def test_ensemble_is_the_mean_and_weights_shift_it():
         Ensemble([red, green], [1])
     with pytest.raises(ValueError, match="weights must be 0 finite numbers"):
         Ensemble([])
+
+
+def test_an_ensemble_of_one_is_that_one():
+    red = ClipScorer(ColourEmbedder(), "red")
+    for ensemble in (Ensemble([red]), Ensemble([red], [3])):
+        assert ensemble.weights == (1.0,) and ensemble.scorers == (red,)
+        assert ensemble(PICTURES).tolist() == pytest.approx([1.0, 0.0, 0.6])
+    assert Ensemble([red], [-0.5])(PICTURES).tolist() == pytest.approx([-1.0, 0.0, -0.6])
+    assert Ensemble([TextScorer(ColourEmbedder(), PICTURES[0])])(["red", "green"]).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="weights must be 1 finite numbers, at least one of them not 0, got"):
+        Ensemble([red], [0])
+
+
+def test_a_scorer_made_within_inference_mode_still_gives_gradients():
+    pictures = PICTURES.clone().requires_grad_()
+    with torch.inference_mode():
+        scorers = [ClipScorer(ColourEmbedder(), target) for target in ("red", PICTURES[0].clone(), {"red": 1.0})]
+    for scorer in scorers:
+        [slope] = torch.autograd.grad(scorer(pictures).sum(), pictures)
+        assert slope.abs().sum() > 0
+
+
+def test_text_scores_stay_above_minus_one():
+    class Rounding(ColourEmbedder):
+        def embed_texts(self, texts, *, truncate=False):
+            return super().embed_texts(texts) * 1.0000004
+
+    assert TextScorer(Rounding(), {"red": -1.0})(["red"]).item() == -1
+
+
+def test_crops_of_a_tiny_picture_have_a_pixel():
+    inner = Recorder()
+    CutoutScorer(inner, n_cutouts=1, rng=torch.Generator().manual_seed(0))(torch.zeros(1, 3, 4, 4))
+    assert len(inner.seen) == 1
+    inner.seen.clear()
+    CutoutScorer(inner, n_cutouts=20, rng=torch.Generator().manual_seed(0), smallest=0.01)(torch.zeros(1, 3, 2, 3))
+    assert {tuple(crop.shape[2:]) for crop in inner.seen} == {(1, 1), (2, 2)}
 
 
 class Recorder:

@@ -1,12 +1,15 @@
-"""StyleGAN2 files damaged, or made malicious, in every way we could think of, and how many of them the reader refuses.
+"""Model files damaged, or made malicious, in every way we could think of, and how many of them the loaders refuse.
 
-Every malicious file would create a canary file if anything in it ran: `python -m glasslib.bench files`.
+Here are StyleGAN2's pickles; damaged_weights.py has the rest. Every malicious file would create a canary file if
+anything in it ran: `python -m glasslib.bench files`. Alone, `python -m glasslib.bench.damaged_files` prints the most
+memory that refusing all of them took.
 """
 
 import io
 import os
 import pickle
 import re
+import resource
 import struct
 import tempfile
 import warnings
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from glasslib import metrics
+from glasslib.bench import damaged_weights
 from glasslib.bench.nvidia_files import TINY, EasyDict, easy, torch_data, torch_file, torch_networks
 from glasslib.bench.tiny_searches import write
 from glasslib.generators.stylegan2 import snapshots
@@ -109,8 +113,8 @@ class Slots:
         return EasyDict, (), (None, {"__class__": "x"})
 
 
-def kinds(canary: Path) -> dict[str, tuple[bytes, str]]:
-    """Every kind of damaged or malicious file: name -> (content, what the refusal must say)."""
+def pickles(canary: Path) -> dict[str, tuple[bytes, str]]:
+    """Every kind of damaged or malicious pickle: name -> (content, what the refusal must say)."""
     touch = f"open({str(canary)!r}, 'w').close()"
 
     def made(data) -> bytes:
@@ -161,12 +165,20 @@ def kinds(canary: Path) -> dict[str, tuple[bytes, str]]:
         "endless opcodes": (op(b"N0" * 10, b"N\x94" * 600_000), "opcode POP"),
         "too many opcodes": (op(b"N\x94" * 600_000), "it has more than 1000000 opcodes"),
         "hash of a tuple": (op(b"}))K\x01\x87K\x01s"), "keys of dicts and items of sets must be strings"),
-        "huge length": (op(b"\x8e" + struct.pack("<Q", 2**50) + b"abc"), "expected 1125899906842624 bytes"),
+        "huge length": (op(b"\x8e" + struct.pack("<Q", 2**50) + b"abc"), "a literal of 1125899906842624 bytes"),
         "huge memo": (op(b"Nr\xff\xff\xff\x7f"), "must hold a dict or a tuple of three networks, got None"),
         "truncated": (whole[: len(whole) // 2], "truncated or damaged"),
         "cut at the end": (whole[:-1], "truncated or damaged"),
         "empty": (b"", "must have 1 to"),
-        "a text file": (b"<html>quota exceeded</html>", "truncated or damaged"),
+        "a web page": (b"<html>quota exceeded</html>", "a web page, not a model"),
+        "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs pointer"),
+        "a text file": (b"quota exceeded", "truncated or damaged"),
+        "a zip archive": (b"PK\x03\x04" + bytes(99), "a zip archive, as torch.save writes"),
+        "a claim of 3 GiB of text": (op(b"\x8d" + struct.pack("<Q", 3 * 2**30)), "a literal of 3221225472 bytes"),
+        "a claim of 3 GiB of bytes": (op(b"B" + struct.pack("<I", 3 * 2**30)), "a literal of 3221225472 bytes"),
+        "a long line": (b"\x80\x04V" + b"a" * 5000 + b"\n.", "a line longer than 4096"),
+        "much text": (op(*(b"X" + struct.pack("<I", 2**23) + b"a" * 2**23 for _ in range(3))), "its strings have more"),
+        "a StyleGAN3": (made(arguments(magnitude_ema_beta=0.999)), "it is a StyleGAN3"),
         "huge storage": (
             made(changed_storage(lambda s: s.replace(b"K\x08Nt", b"\x8a\x08" + raw_numbers + b"Nt"))),
             "must hold at least one value, got 4611686018427387904",
@@ -180,6 +192,7 @@ def kinds(canary: Path) -> dict[str, tuple[bytes, str]]:
         "integers as weights": (made(weights("mapping.fc0.bias", lambda w: w.long())), r"it names 'torch\.Long"),
         "reads past its storage": (made(strided(4, (8,), (1,))), "up to number 11 from a storage of 8"),
         "repeats its storage": (made(strided(0, (10**6, 10**6), (0, 0))), "reads 1000000000000 values"),
+        "overlapping strides": (made(strided(0, (2, 4), (1, 1))), "must have its values apart"),
         "negative stride": (made(strided(7, (8,), (-1,))), "whole numbers as offset, shape and strides"),
         "wrong shape": (
             made(weights("synthesis.b8.conv0.bias", lambda w: w[:-1].clone())),
@@ -209,8 +222,8 @@ def kinds(canary: Path) -> dict[str, tuple[bytes, str]]:
     }  # fmt: skip
 
 
-def refusals(folder: Path) -> list[dict]:
-    """Offer every kind to the reader.
+def pickle_refusals(folder: Path) -> list[dict]:
+    """Offer every kind of pickle to the reader.
 
     Args:
         folder: empty, for the files and the canary.
@@ -219,7 +232,7 @@ def refusals(folder: Path) -> list[dict]:
         A row a kind: whether it was refused with the right message and without side effect, and what was said.
     """
     canary, rows = folder / "canary", []
-    for name, (content, message) in kinds(canary).items():
+    for name, (content, message) in pickles(canary).items():
         path = folder / "network.pkl"
         path.write_bytes(content)
         try:
@@ -231,16 +244,31 @@ def refusals(folder: Path) -> list[dict]:
         left = sorted(file.name for file in folder.iterdir() if file != path)
         right = bool(re.search(message, said, re.DOTALL)) and f"{path} is refused" in said and not left
         said = said.replace(f"{folder}/", "") if not left else f"it left {left}"
-        rows.append({"kind": name, "refused": right, "message": said})
+        rows.append({"kind": f"pickle: {name}", "refused": right, "message": said})
         for file in left:
             (folder / file).unlink()
     return rows
 
 
-def bench_files() -> None:
-    """Measure files.refused and write results/bench_files/."""
+def refusals() -> list[dict]:
+    """All rows: pickles, and the files of all other loaders."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated")  # the format of NVIDIA's files has them
-        rows = refusals(Path(folder))
+        (pickles_in := Path(folder, "pickles")).mkdir()
+        return pickle_refusals(pickles_in) + damaged_weights.refusals(Path(folder))
+
+
+def bench_files() -> None:
+    """Measure files.refused and write results/bench_files/."""
+    rows = refusals()
     found = {"files.refused": metrics.share([row["refused"] for row in rows])}
     write("bench_files", {"n_kinds": len(rows)}, found, {"refusals": rows})
+
+
+if __name__ == "__main__":
+    all_rows = refusals()
+    for row in all_rows:
+        if not row["refused"]:
+            print(row)
+    print(len(all_rows), "files")
+    print("peak bytes", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

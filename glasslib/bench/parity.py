@@ -6,10 +6,12 @@ deviations; an id's value is the largest of its comparisons.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -18,13 +20,19 @@ from torch import Tensor, nn
 from glasslib import results
 from glasslib.bench import nvidia_files
 from glasslib.bench.contests import deviation
+from glasslib.bench.references import stylegan2 as references
 from glasslib.bench.tiny_searches import write
 from glasslib.generators.biggan.networks import GeneratorNetwork as BigGANNetwork
 from glasslib.generators.biggan.networks import fold_spectral_norm, published_config
 from glasslib.generators.stylegan2 import snapshots
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator, with_drawn_head
 from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
+from glasslib.latents import ClassMixture, Product, TruncatedNormal
+from glasslib.search.operators import AS_IT_RAN, Breeder, Operators
 
 GOLDEN = results.REPO / "tests" / "golden"
+GLASS_GROUP = 4  # pictures that CLIP-GLaSS's discriminator sees at a time
+N_MATINGS = 1500
 GRID_TRUNCATIONS = (1.0, 0.6, 0.02)  # that have statistics of their own, and on which rounding plays no trick
 IMAGES = {  # golden value -> how the image is made
     "image_const": {"noise_mode": "const"},
@@ -67,6 +75,34 @@ def stylegan2_tensorflow() -> dict[str, float]:
     found = {name: (getattr(networks, name)(values["z"]), values["image_const"]) for name in ("G", "G_ema")}
     found["D"] = networks.D(values["image_const"]), values["logits"]
     return {name: deviation(ours, wanted) for name, (ours, wanted) in found.items()}
+
+
+def faithful_stylegan2() -> dict[str, float]:
+    """Pictures and realism of the faithful options against CLIP-GLaSS's way, written anew, on the same weights."""
+    generator, discriminator, values = golden_stylegan2("skip_res64")
+    drawn = with_drawn_head(discriminator, rng=torch.Generator().manual_seed(0))
+    ours = StyleGAN2Generator(generator, drawn, config={}, shifted_skip=True, judged_in=GLASS_GROUP)
+    pictures = references.generate(generator, values["z"], as_glass=True).add(1).div(2).clamp(0, 1)
+    found = {"pictures": (ours(values["z"]), pictures)}
+    found["realism"] = ours.realism(pictures), references.judge(drawn, pictures, group=GLASS_GROUP)
+    return {name: deviation(mine, wanted) for name, (mine, wanted) in found.items()}
+
+
+def exchanged_bits(operators: Operators, *, n_matings: int = N_MATINGS) -> tuple[float, float]:
+    """Share of the bits that differ between two parents which a child takes from the other one, and of matings crossed.
+
+    On the space of CLIP-GLaSS's BigGAN, 128 normal numbers and 1,000 bits, without mutation.
+    """
+    space = Product((TruncatedNormal(128), ClassMixture(1000, encoding="softmax_bits")))
+    still = dataclasses.replace(operators, mutation_prob=0.0, bitflip_prob=0.0)
+    rng = np.random.default_rng(0)
+    parents = space.sample(2 * n_matings, rng=rng)
+    parents[:, 128:] = rng.integers(0, 2, (len(parents), 1000))  # many that differ: of an odd number HUX rounds half up
+    pairs = np.arange(2 * n_matings).reshape(-1, 2)
+    children = Breeder(space, still).children(parents, pairs, rng)[:n_matings, 128:]
+    own, other = parents[::2, 128:], parents[1::2, 128:]
+    taken = ((children == other) & (own != other)).sum(axis=1)
+    return float(taken.sum() / (own != other).sum()), float((taken > 0).mean())
 
 
 def golden_biggan() -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
@@ -140,11 +176,14 @@ def bench_parity() -> None:
         "parity.stylegan2_skip": lambda: stylegan2("skip_res64"),
         "parity.stylegan2_cond": lambda: stylegan2("cond_res32"),
         "parity.stylegan2_tf": stylegan2_tensorflow,
+        "parity.faithful_stylegan2": faithful_stylegan2,
         "parity.biggan": biggan,
         "parity.biggan128_package": lambda: biggan_package(128),
         "parity.biggan256_package": lambda: biggan_package(256),
     }
-    found, rows = {}, []
+    share, crossed = exchanged_bits(AS_IT_RAN)
+    found = {"parity.faithful_biggan": results.metric(share, n=N_MATINGS, unit="share")}
+    rows = [{"id": "parity.faithful_biggan", "compared": "matings that cross", "deviation": crossed}]
     with torch.inference_mode():
         for name, compare in compared.items():
             deviations = compare()

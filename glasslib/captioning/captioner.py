@@ -15,6 +15,9 @@ from glasslib import results
 from glasslib.captioning import decoding, gap, mapper
 from glasslib.captioning.decoder import CaptionDecoder
 from glasslib.checks import check_unit, map_alike, map_batches
+from glasslib.weights.integrity import read_config
+from glasslib.weights.language import load_tokenizer
+from glasslib.weights.states import built, fitted, read_state
 
 FORMAT = 1
 SCORED_AT_ONCE = 64  # captions: GPT-2's logits for one of 20 tokens take 4 MB
@@ -67,6 +70,9 @@ class Captioner:
 
         Returns:
             n captions.
+
+        Raises:
+            ValueError: a wrong shape, or rows that are not finite or not of norm 1.
         """
         return [captions[0] for captions in self.several(embeddings, max_tokens=max_tokens)]
 
@@ -165,13 +171,14 @@ def nearest_caption(
             f"log_probs must have one number for each caption, got {sum(map(len, log_probs))} in {len(log_probs)} "
             f"lists for {sum(map(len, candidates))} captions in {len(candidates)}"
         )
+    check_unit(embeddings, "embeddings")
     texts = list(dict.fromkeys(text for captions in candidates for text in captions if text.strip()))
     row_of = {text: row for row, text in enumerate(texts)}
     embedded = embedder.embed_texts(texts, truncate=True) if texts else embeddings[:0]
     picked = []
     for i, (captions, image) in enumerate(zip(candidates, embeddings, strict=True)):
         known = [k for k, text in enumerate(captions) if text in row_of]
-        value = embedded[[row_of[captions[k]] for k in known]] @ image
+        value = (embedded[[row_of[captions[k]] for k in known]] * image).sum(dim=1)
         if log_probs is not None:
             value = embedder.logit_scale * value + value.new_tensor([log_probs[i][k] for k in known])
         picked.append(captions[known[int(value.argmax())]] if known else captions[0])
@@ -227,27 +234,30 @@ def load(folder: str | Path, **options: Any) -> Captioner:
 
     Raises:
         FileNotFoundError: no captioner there.
-        ValueError: weights that do not fit the configuration.
+        ValueError: a damaged file, a configuration that the weights do not fit, or weights that are not finite numbers.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     folder = Path(folder)
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no captioner at {folder}; it must hold config.json and model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    words = {"missing": f"no captioner at {folder}; it must hold config.json and model.safetensors"}
+    words["advice"] = "copy the captioner's folder again, or train it anew"
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = read_config(path, **words)
     if config.get("format") != FORMAT:
-        raise ValueError(f"{folder}/config.json must have format {FORMAT}, got {config.get('format')}")
-    language = dict(config["language_model"])
+        raise ValueError(f"{path} must have format {FORMAT}, got {config.get('format')!r:.40}; {words['advice']}")
+    state = read_state(weights, **words)
+    empty = built(lambda: _new_decoder(config), state, config=str(path))
+    state = fitted(state, empty, path=weights, advice=f"it must fit {path}: use the files that belong together")
     with torch.random.fork_rng(devices=[]):  # random weights are drawn only to be overwritten
-        gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model(language.pop("model_type"), **language))
-        decoder = CaptionDecoder(
-            gpt, mapper.from_config(config["mapper"]), freeze_language_model=config["freeze_language_model"]
-        )
-    try:
-        load_model(decoder, str(folder / "model.safetensors"), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Captioner(decoder, tokenizer, stop_token=config["stop_token"], **options)
+        decoder = _new_decoder(config)
+    decoder.load_state_dict(state)
+    tokenizer = load_tokenizer(folder, n_tokens=decoder.gpt.get_input_embeddings().num_embeddings)
+    return Captioner(decoder, tokenizer, stop_token=config.get("stop_token"), **options)
+
+
+def _new_decoder(config: dict[str, Any]) -> CaptionDecoder:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    language = dict(config["language_model"])
+    gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model(language.pop("model_type"), **language))
+    return CaptionDecoder(
+        gpt, mapper.from_config(config["mapper"]), freeze_language_model=config["freeze_language_model"]
+    )

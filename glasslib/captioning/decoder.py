@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from glasslib.captioning.mapper import MlpMapper, TransformerMapper
 from glasslib.checks import check_shape, fuse_gelu
+from glasslib.weights.states import MASK_BUFFERS, fitted, read_state
 
 IGNORE = -100  # cross_entropy's own ignore_index; no vocabulary has this id
-# causal masks that older versions of transformers kept among GPT-2's weights
-MASK_BUFFER = re.compile(r"gpt\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 
 
 class CaptionDecoder(nn.Module):
@@ -125,55 +124,34 @@ class CaptionDecoder(nn.Module):
 
 
 def load_published(decoder: CaptionDecoder, path: str | Path) -> CaptionDecoder:
-    """Load a checkpoint that ClipCap's or CapDec's training script wrote (.pt, a state dict), without unpickling code.
+    """Load a checkpoint that ClipCap's or CapDec's training script wrote, without unpickling code.
 
     Args:
         decoder: of the checkpoint's architecture; CapDec's is GPT-2 base and `TransformerMapper(embedding_dim=640,
             gpt_dim=768)`, ClipCap's first release GPT-2 base and `MlpMapper(embedding_dim=512, gpt_dim=768)`.
-        path: the file.
+        path: a state dict, .pt or .safetensors; what DataParallel, torch.compile or a training script put around it is
+            taken off (`weights.states`), and a tied head may be left out.
 
     Returns:
         `decoder`, with every one of its weights from the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no state dict of tensors, or one of another architecture.
+        ValueError: a damaged file, one that is no state dict, one of another architecture, or weights that are not
+            finite numbers. The decoder keeps its own weights then.
     """
-    import pickle
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; CapDec's and ClipCap's README say where theirs are")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} must be a complete PyTorch file that holds nothing but tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a state dict (names -> tensors), got {type(state).__name__}")
-    state = {name: value for name, value in state.items() if not MASK_BUFFER.fullmatch(name)}
-    if problems := _mismatch(state, decoder.state_dict()):
-        raise ValueError(
-            f"{path} is of another architecture than this decoder: {problems}; {_describe(state)}. "
-            "Build the decoder with these sizes"
-        )
-    decoder.load_state_dict(state, strict=True)
+    state = read_state(
+        path, missing="CapDec's and ClipCap's README say where theirs are", advice="download or copy it again"
+    )
+    state = {name: value for name, value in state.items() if not MASK_BUFFERS.search(name)}
+    advice = f"{_describe(state)}. Build the decoder with these sizes"
+    decoder.load_state_dict(fitted(state, decoder, path=path, advice=advice), strict=True)
     return decoder
-
-
-def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """What keeps `state` from filling `wanted`, "" if nothing does."""
-    problems = []
-    for what, names in (("lacks", wanted.keys() - state.keys()), ("has besides", state.keys() - wanted.keys())):
-        if names:
-            problems.append(f"it {what} {len(names)} weights, first {min(names)}")
-    shapes = [name for name in sorted(state.keys() & wanted.keys()) if state[name].shape != wanted[name].shape]
-    if shapes:
-        pair = f"{tuple(state[shapes[0]].shape)} for {tuple(wanted[shapes[0]].shape)}"
-        problems.append(f"{len(shapes)} of other shapes, first {shapes[0]} {pair}")
-    return "; ".join(problems)
 
 
 def _describe(state: dict[str, Tensor]) -> str:
     """The sizes that a published checkpoint shows."""
+    state = {re.sub(r"^((module|model)\.)+", "", name): value for name, value in state.items()}
     if "clip_project.prefix_const" in state and "clip_project.linear.weight" in state:
         prefix_length, gpt_dim = state["clip_project.prefix_const"].shape
         rows, embedding_dim = state["clip_project.linear.weight"].shape

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glasslib.captioning.noise import add_offset
-from glasslib.checks import check_shape
+from glasslib.checks import check_shape, check_unit
 
 CHUNK = 65_536  # memory rows compared at once
 
@@ -38,6 +38,7 @@ def mean_offset(embeddings: Tensor, *, offset: Tensor, normalize: bool = True) -
     """
     if normalize:
         return add_offset(embeddings, offset=offset)
+    check_unit(embeddings, "embeddings")
     check_shape(offset, "offset", f"{embeddings.shape[1]}")
     return embeddings + offset.to(embeddings)
 
@@ -57,7 +58,7 @@ def stretched_offset(embeddings: Tensor, *, image_mean: Tensor, text_mean: Tenso
     Returns:
         (n, dim), rows of L2 norm 1.
     """
-    check_shape(embeddings, "embeddings", "n dim")
+    check_unit(embeddings, "embeddings")
     check_shape(image_mean, "image_mean", f"{embeddings.shape[1]}")
     check_shape(text_mean, "text_mean", f"{embeddings.shape[1]}")
     if not stretch > 0:
@@ -90,7 +91,7 @@ class TextMemory:
         Source:
             Li et al. 2023 (DeCap), https://arxiv.org/abs/2303.03032, equation 4.
         """
-        check_shape(embeddings, "embeddings", "n dim")
+        check_unit(embeddings, "embeddings")
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         peak = embeddings.new_full((len(embeddings), 1), -torch.inf)  # running maximum: the sums stay in range
@@ -107,7 +108,7 @@ class TextMemory:
 
         The captions of these rows are the retrieval baseline (CLIPRe).
         """
-        check_shape(embeddings, "embeddings", "n dim")
+        check_unit(embeddings, "embeddings")
         best = embeddings.new_full((len(embeddings), k), -torch.inf)
         rows = torch.full((len(embeddings), k), -1, device=embeddings.device)
         start = 0

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glasslib.checks import check_shape
+from glasslib.checks import check_shape, check_unit
 
 
 def add_gaussian_noise(embeddings: Tensor, *, noise_std: float, rng: torch.Generator) -> Tensor:
@@ -30,9 +30,10 @@ def add_gaussian_noise(embeddings: Tensor, *, noise_std: float, rng: torch.Gener
         (n, dim), rows of L2 norm 1. noise_std=0 returns the input's values.
 
     Raises:
-        ValueError: a wrong shape, or noise_std < 0.
+        ValueError: a wrong shape, rows that are not finite or not of norm 1, or noise_std < 0.
     """
-    _check(embeddings, noise_std=noise_std)
+    check_unit(embeddings, "embeddings")
+    _check_amount(noise_std=noise_std)
     return F.normalize(embeddings + noise_std * _randn(embeddings, rng), dim=1)
 
 
@@ -50,9 +51,10 @@ def add_ball_noise(embeddings: Tensor, *, noise_norm: float, rng: torch.Generato
         (n, dim), rows of L2 norm 1.
 
     Raises:
-        ValueError: a wrong shape, or noise_norm < 0.
+        ValueError: a wrong shape, rows that are not finite or not of norm 1, or noise_norm < 0.
     """
-    _check(embeddings, noise_norm=noise_norm)
+    check_unit(embeddings, "embeddings")
+    _check_amount(noise_norm=noise_norm)
     return F.normalize(embeddings + noise_norm * _in_unit_ball(embeddings, rng), dim=1)
 
 
@@ -68,12 +70,12 @@ def add_covariance_noise(embeddings: Tensor, *, factor: Tensor, rng: torch.Gener
         (n, dim), rows of L2 norm 1.
 
     Raises:
-        ValueError: a wrong shape.
+        ValueError: a wrong shape, or rows that are not finite or not of norm 1.
 
     Source:
         Gu et al. 2023 (CLOSE), https://arxiv.org/abs/2211.09778, compare such noise with the isotropic kind.
     """
-    check_shape(embeddings, "embeddings", "n dim")
+    check_unit(embeddings, "embeddings")
     check_shape(factor, "factor", f"{embeddings.shape[1]} {embeddings.shape[1]}")
     return F.normalize(embeddings + _randn(embeddings, rng) @ factor.to(embeddings).T, dim=1)
 
@@ -88,7 +90,7 @@ def add_offset(embeddings: Tensor, *, offset: Tensor) -> Tensor:
     Returns:
         (n, dim), rows of L2 norm 1.
     """
-    check_shape(embeddings, "embeddings", "n dim")
+    check_unit(embeddings, "embeddings")
     check_shape(offset, "offset", f"{embeddings.shape[1]}")
     return F.normalize(embeddings + offset.to(embeddings), dim=1)
 
@@ -121,7 +123,9 @@ def published_noise(
     Source:
         CapDec's `train.py`, function `noise_injection`.
     """
-    _check(embeddings, variance=variance)
+    check_shape(embeddings, "embeddings", "n dim")
+    check_unit(F.normalize(embeddings, dim=1), "embeddings")  # of any norm but 0, and finite
+    _check_amount(variance=variance)
     if variance == 0:
         return embeddings
     x = F.normalize(embeddings, dim=1) if normalize else embeddings
@@ -151,7 +155,7 @@ def paraphrase_covariance(embeddings: Tensor, *, image_ids: Sequence[Hashable]) 
     """Return how captions of one picture scatter around their own mean: (dim, dim), pooled over the pictures.
 
     Args:
-        embeddings: (n, dim) of captions.
+        embeddings: (n, dim) of captions, rows of L2 norm 1.
         image_ids: n, which picture each describes; pictures with a single caption say nothing and are left out.
     """
     groups = _groups(embeddings, image_ids)
@@ -226,7 +230,7 @@ def _in_unit_ball(like: Tensor, rng: torch.Generator) -> Tensor:
 
 def _groups(embeddings: Tensor, image_ids: Sequence[Hashable]) -> list[Tensor]:
     """The rows of each picture that has at least two."""
-    check_shape(embeddings, "embeddings", f"{len(image_ids)} dim")
+    check_unit(embeddings, "embeddings", f"{len(image_ids)} dim")
     rows: dict[Hashable, list[int]] = {}
     for row, image in enumerate(image_ids):
         rows.setdefault(image, []).append(row)
@@ -236,8 +240,7 @@ def _groups(embeddings: Tensor, image_ids: Sequence[Hashable]) -> list[Tensor]:
     return groups
 
 
-def _check(embeddings: Tensor, **amount: float) -> None:
-    check_shape(embeddings, "embeddings", "n dim")
+def _check_amount(**amount: float) -> None:
     [(name, value)] = amount.items()
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glasslib.checks import check_range, check_shape, map_alike, map_batches, one_thread
 from glasslib.clip.fast import encode_image_pooled, encode_text_trimmed, fuse_quick_gelu, text_lengths
+from glasslib.clip.files import check_files
 from glasslib.clip.resize import RESIZES, to_square
 from glasslib.clip.tokens import TextTokens
 
@@ -149,7 +150,7 @@ class ClipEmbedder:
             found = {text: self._text_cache[key] for text, key in keys.items() if key in self._text_cache}
         new = {text: self._tokens.encode(text) for text in keys if text not in found}
         if new:
-            self._tokens.check(new, truncate=truncate, allow_empty=allow_empty)
+            self._tokens.check(new, n_asked=len(keys), truncate=truncate, allow_empty=allow_empty)
             # a copy each: a view would keep its whole batch in memory
             found |= {text: row.clone() for text, row in zip(new, self._embed_tokens(new), strict=True)}
         with self._lock:
@@ -237,7 +238,8 @@ def load_open_clip(
 
     Raises:
         FileNotFoundError: no file at `weights`.
-        ValueError: a name or tag that open_clip does not have, a damaged file, or weights of another architecture.
+        ValueError: a name or tag that open_clip does not have, a damaged file, weights of another architecture or that
+            are not finite numbers, or a folder ("local-dir:...") whose config its weights do not fit.
     """
     import open_clip
 
@@ -248,8 +250,7 @@ def load_open_clip(
         raise ValueError(f"open_clip has no {model_name!r} with tag {tag!r}; tags of that name: {tags or 'none'}")
     if weights == "random" and rng is None:
         raise ValueError("weights='random' needs rng=torch.Generator(), got None")
-    if weights not in (None, "random") and not Path(weights).is_file():
-        raise FileNotFoundError(f"no CLIP weights at {weights}; name a file, or run: make weights")
+    check_files(model_name, None if weights == "random" else weights)
     arguments = {"force_quick_gelu": known.get("quick_gelu", False), "require_pretrained": weights != "random"}
     arguments["pretrained"] = None if weights == "random" else tag if weights is None else str(weights)
     arguments["force_preprocess_cfg"] = {key: known[key] for key in ("mean", "std", "interpolation") if key in known}

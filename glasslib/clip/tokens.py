@@ -48,15 +48,15 @@ class TextTokens:
             row[: len(cut)] = torch.tensor(cut)
         return token_ids
 
-    def check(self, texts: Mapping[str, list[int]], *, truncate: bool, allow_empty: bool) -> None:
-        """Refuse texts, given with what `encode` gives, as `ClipEmbedder.embed_texts` says."""
+    def check(self, texts: Mapping[str, list[int]], *, n_asked: int, truncate: bool, allow_empty: bool) -> None:
+        """Refuse texts, given with what `encode` gives, as `ClipEmbedder.embed_texts` says; of `n_asked` in all."""
         empty = sum(len(ids) <= self._n_empty for ids in texts.values())
         if empty and not allow_empty:
-            raise ValueError(f"texts must not be empty, got {empty} empty of {len(texts)}; write at least one word")
+            raise ValueError(f"texts must not be empty, got {empty} empty of {n_asked}; write at least one word")
         too_long = [text for text, ids in texts.items() if len(ids) > self.context_length]
         if too_long and not truncate:
             raise ValueError(
-                f"{len(too_long)} of {len(texts)} texts exceed CLIP's {self.context_length} tokens, "
+                f"{len(too_long)} of {n_asked} texts exceed CLIP's {self.context_length} tokens, "
                 f"first {too_long[0][:40]!r} with {len(texts[too_long[0]])}; shorten them"
             )
         if not self._is_simple:

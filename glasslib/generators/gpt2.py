@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from glasslib.checks import check_shape, fuse_gelu, map_batches, one_thread
 from glasslib.latents import Tokens
+from glasslib.weights.language import load_language_model, load_tokenizer
 
 # CLIP-GLaSS's decoding, all of it: Gpt2Generator(model, tokenizer, **GLASS). The cut may fall inside a word.
 GLASS = {"context_length": 20, "prompt": "the picture of", "max_new_tokens": 30, "max_characters": 50, "stop": ()}
-LEAST_SHARE = 0.9  # of the model's vocabulary that its tokenizer must know: some models pad theirs to a round number
 COMPACT_SHARE = 0.1  # drop finished rows once they are this share of the batch: copying the cache costs about one step
 TIE = 2e-5  # of a row's largest logit: rounding, which moves logits by 5e-7 of it, cannot exchange two further apart
 
@@ -237,36 +237,14 @@ def load(directory: Path | str) -> tuple[nn.Module, object]:
     """Load a language model and its tokenizer from a local folder, nothing from the network.
 
     Args:
-        directory: config.json, model.safetensors and tokenizer files, as `save_pretrained` writes them.
+        directory: config.json, weights and tokenizer files, as `save_pretrained` writes them; see `weights.language`.
 
     Returns:
         The model in float32, in evaluation mode, and its tokenizer: `Gpt2Generator(*load(directory))`.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: weights that do not fill the model, or a tokenizer of another vocabulary.
+        FileNotFoundError: no such folder, or no weights in it.
+        ValueError: a damaged file, weights that do not fill the model, or a tokenizer of another vocabulary.
     """
-    if not Path(directory).is_dir():
-        raise FileNotFoundError(
-            f"no language model at {directory}; it must be a folder with config.json, model.safetensors and tokenizer "
-            "files (for the tiny one run: make tinyworld)"
-        )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a bar for reading one file
-    model, report = AutoModelForCausalLM.from_pretrained(
-        directory, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise ValueError(
-            f"{directory} lacks {len(missing)} of the model's weights, first {missing[0]!r}; fetch it again"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    vocab_size = model.get_input_embeddings().num_embeddings
-    if not LEAST_SHARE * vocab_size <= len(tokenizer) <= vocab_size:  # without its files a tokenizer has length 1
-        raise ValueError(
-            f"{directory}: the tokenizer must have the model's {vocab_size} tokens, got {len(tokenizer)}; "
-            "put the model's own tokenizer.json and tokenizer_config.json there"
-        )
-    return model.eval(), tokenizer
+    model = load_language_model(directory)
+    return model, load_tokenizer(directory, n_tokens=model.get_input_embeddings().num_embeddings)

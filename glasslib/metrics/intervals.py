@@ -16,7 +16,7 @@ def share(hits: np.ndarray) -> dict[str, Any]:
     """Return a share as a metric with its 95 % Wilson interval.
 
     Args:
-        hits: (n,) true or false.
+        hits: (n,) true or false, one of each picture: of several attributes or seeds of one take `repeated_share`.
     """
     from scipy.stats import binomtest
 
@@ -49,11 +49,11 @@ def mean(values: np.ndarray, *, unit: str, rng: np.random.Generator, n_resamples
 def repeated_share(hits: np.ndarray, *, rng: np.random.Generator) -> dict[str, Any]:
     """Return the share of hits among k repetitions on n targets, with its 95 % interval over targets.
 
-    Repetitions on one target are not independent, so targets are resampled, not repetitions. Where every target gives
-    the same, resampling has nothing to say, and the interval is Wilson's for n.
+    Repetitions on one target are not independent, nor are the attributes of one picture, so targets are resampled, not
+    repetitions. Where every target gives the same, resampling has nothing to say, and the interval is Wilson's for n.
 
     Args:
-        hits: (k, n) true or false.
+        hits: (k, n) true or false: k seeds or attributes, n targets or pictures.
         rng: draws the resamples.
     """
     hits = np.asarray(hits, dtype=float)

@@ -75,7 +75,7 @@ def _best_of_random(setup: Preset, texts: Sequence[str], *, method: str, seed: i
     return x[similarity.argmax(dim=0).numpy()], similarity.amax(dim=0).numpy()
 
 
-@sweep.job(version=1, seconds=60)
+@sweep.job(version=1, seconds=100)
 def find_captions(*, preset: str, seed: int, first: int, n: int, n_generations: int, n_pictures: int) -> list[dict]:
     """Evolve a caption for each of n held-out pictures of the tiny world, from number `first` on of `n_pictures`.
 

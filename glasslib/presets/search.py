@@ -22,6 +22,7 @@ from glasslib.presets import clip_glass
 from glasslib.scoring import ClipScorer, JointScorer, RealismScorer, TextScorer
 from glasslib.search import pareto
 from glasslib.search.candidate import Candidate
+from glasslib.search.operators import Operators
 from glasslib.tinyworld import models
 
 SEARCHES = {  # method -> module of glasslib.search and class, imported when asked for: pycma alone takes seconds
@@ -44,7 +45,7 @@ class Preset:
     name: its key in `names()`. generator: a Generator (pictures) or TextGenerator (texts). embedder: the CLIP that
     scores. load_judge: gives the `judge`. popsize, n_generations, method: CLIP-GLaSS's budget and search, or the tiny
     world's. prompts: captions (or picture names) to start from. weights: file -> SHA-256. arm: "fixed", or "faithful"
-    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`.
+    to CLIP-GLaSS's code, see clip_glass.py. pick_weights: for `pick`. operators: of a genetic search; None: its own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Preset:
     weights: dict[str, str] = field(default_factory=dict)
     arm: str = "fixed"
     pick_weights: tuple[float, float] | None = None
+    operators: Operators | None = None
 
     @cached_property
     def judge(self) -> ClipEmbedder:
@@ -94,7 +96,8 @@ class Preset:
             raise ValueError(f"method must be one of {tuple(SEARCHES)}, got {method!r}")
         module, name = SEARCHES[method]
         search = getattr(importlib.import_module(f"glasslib.search.{module}"), name)
-        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **settings})
+        own = {"operators": self.operators} if module == "genetic" and self.operators is not None else {}
+        return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **own, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         """CLIP similarity alone: x (n, dim) -> (n,), of what the generator makes of x.
@@ -102,7 +105,7 @@ class Preset:
         Args:
             target: a caption for a picture generator, a picture (3, h, w) in [0, 1] for a text generator.
         """
-        return self._evaluation(self._similarity(target))
+        return self._evaluation(self._similarity(target), target)
 
     def scores_many(
         self, targets: Sequence[str] | Tensor, *, truncate: bool = False
@@ -138,8 +141,8 @@ class Preset:
         """
         similarity = self._similarity(target)
         if (method or self.method) != "NSGA-II":
-            return self._evaluation(similarity)
-        return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]))
+            return self._evaluation(similarity, target)
+        return self._evaluation(JointScorer([similarity, RealismScorer(self.generator)]), target)
 
     def make(self, x: np.ndarray) -> Tensor | list[str]:
         """What the generator makes of candidates (n, dim): pictures (n, 3, h, w) or n texts."""
@@ -157,11 +160,13 @@ class Preset:
         faithful = self.arm == "faithful"
         return TextScorer(self.embedder, target, truncate=not faithful, faithful=faithful)
 
-    def _evaluation(self, scorer: Callable) -> Callable[[np.ndarray], Tensor]:
+    def _evaluation(self, scorer: Callable, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:
         @torch.inference_mode()
         def evaluate(x: np.ndarray) -> Tensor:
             return scorer(self.make(x)).cpu()
 
+        names = {"target": target, "preset": self.name, "arm": self.arm, "weights": self.weights}
+        evaluate.identity = names | {"scorer": type(scorer).__name__}  # what a checkpoint compares
         return evaluate
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 import numpy as np
 
@@ -32,9 +32,9 @@ class Turns:
     def __init__(
         self, search, latent_space, rng: np.random.Generator, *, start: dict | None = None, **settings
     ) -> None:
-        kinds = "/".join(sorted(set(latent_space.kinds.tolist())))
-        box = f"[{latent_space.lower.min():g}, {latent_space.upper.max():g}]"
-        space = f"{type(latent_space).__name__}: {latent_space.dim} {kinds} in {box}"
+        space = (
+            repr(latent_space) if is_dataclass(latent_space) else f"{type(latent_space).__name__}({latent_space.dim})"
+        )
         self.rng, self.generation = own_stream(rng), 0
         self.pending: np.ndarray | None = None
         self._header = {"search": type(search).__name__, "space": space, **settings}

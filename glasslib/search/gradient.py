@@ -10,15 +10,15 @@ from torch import Tensor
 
 from glasslib.checks import check_shape
 from glasslib.search.candidate import (
+    GENERATION,
+    IDENTITY,
+    PENDING,
     Candidate,
     Turns,
     better,
-    check_header,
     check_popsize,
     check_real,
-    own_stream,
     pack_best,
-    state_header,
     unpack_best,
 )
 
@@ -37,6 +37,8 @@ class GradientSearch:
         Eyring et al. 2024 (ReNO), https://arxiv.org/abs/2406.04312: rate 5, gradients clipped to length 0.1, and 0.01
         times the logarithm of how probable the noise's length is.
     """
+
+    generation, pending, identity = GENERATION, PENDING, IDENTITY
 
     def __init__(
         self,
@@ -71,20 +73,11 @@ class GradientSearch:
         self.best: Candidate | None = None
         self._space, self._objective = latent_space, objective
         self._rate, self._momentum, self._clip, self._norm_weight = rate, momentum, clip, norm_weight
-        self._rng, self._turns = own_stream(rng), Turns()
-        self._x = latent_space.sample(self.popsize, rng=self._rng)  # (popsize, dim) what is asked next
+        settings = {"popsize": self.popsize, "rate": rate, "momentum": momentum, "clip": clip}
+        self._turns = Turns(self, latent_space, rng, norm_weight=norm_weight, **settings)
+        self._x = latent_space.sample(self.popsize, rng=self._turns.rng)  # (popsize, dim) what is asked next
         self._velocity = np.zeros_like(self._x)
         self._kept: tuple[np.ndarray, np.ndarray] | None = None  # rows evaluated last, and their gradients
-
-    @property
-    def generation(self) -> int:
-        """Finished generations."""
-        return self._turns.generation
-
-    @property
-    def pending(self) -> np.ndarray | None:
-        """The candidates asked for and not yet told, or None."""
-        return self._turns.pending
 
     def ask(self) -> np.ndarray:
         """(popsize, dim) float64, inside the box."""
@@ -122,25 +115,13 @@ class GradientSearch:
 
     def state(self) -> dict:
         """Arrays and JSON values that `restore` continues from, bit for bit."""
-        self._turns.check_between()
-        return self._header() | {
-            "generation": self.generation,
-            "best": pack_best(self.best),
-            "x": self._x,
-            "velocity": self._velocity,
-        }
+        return self._turns.state(best=pack_best(self.best), x=self._x, velocity=self._velocity)
 
     def restore(self, state: dict) -> None:
         """Continue from `state`, which must be of a search with the same settings and the same objective."""
-        check_header(state, self._header())
-        self._turns = Turns()
-        self._turns.generation = int(state["generation"])
+        self._turns.restore(state)
         self.best = unpack_best(state["best"])
         self._x, self._velocity, self._kept = state["x"], state["velocity"], None
-
-    def _header(self) -> dict:
-        settings = {"rate": self._rate, "momentum": self._momentum, "clip": self._clip}
-        return state_header(self, self._space, popsize=self.popsize, norm_weight=self._norm_weight, **settings)
 
 
 def length_gradient(x: np.ndarray) -> np.ndarray:

@@ -25,7 +25,8 @@ class Operators:
     chance 0.5) and polynomial mutation with chance `mutation_prob` a *variable*: half of them change in every child,
     because that is what `prob` meant in pymoo 0.4.2. Bits: half-uniform crossover with chance `hux_prob` a mating,
     and each bit flipped with chance `bitflip_prob`; None is CLIP-GLaSS's 10 bits of 1000, and one a child where there
-    are fewer than 100.
+    are fewer than 100. `mixed_prob` decides once a mating for variables of all kinds together, in place of
+    `crossover_prob` and `hux_prob`, where a space has several kinds; see AS_IT_RAN.
 
     Source:
         Galatolo et al. 2021 (CLIP-GLaSS), code: config.py, operators.py.
@@ -37,9 +38,13 @@ class Operators:
     mutation_eta: float = 3.0
     hux_prob: float = 0.2
     bitflip_prob: float | None = None
+    mixed_prob: float | None = None
 
 
-GLASS = Operators()
+GLASS = Operators()  # as CLIP-GLaSS configures them
+# As its BigGAN ran: pymoo 0.4.2.1's crossover of mixed variables drops its parts' chances, 1 for z and .2 for bits, and
+# crosses both together with .9. Of the bits that differ a child takes .447 from the other parent, not .106.
+AS_IT_RAN = Operators(mixed_prob=0.9)
 
 
 class Breeder:
@@ -47,6 +52,7 @@ class Breeder:
 
     def __init__(self, latent_space, operators: Operators | NoiseMoves) -> None:
         self._space, self._noise_moves = latent_space, operators if isinstance(operators, NoiseMoves) else None
+        self._mixed_prob = None if self._noise_moves else operators.mixed_prob
         if self._noise_moves is not None and not isinstance(latent_space, Normal):
             raise ValueError(
                 f"NoiseMoves need a space of normal noise (latents.Normal), got {type(latent_space).__name__}; "
@@ -81,21 +87,23 @@ class Breeder:
         rows = Distinct(len(population), known=population)
         for _ in range(MAX_TRIES):
             pairs = select(math.ceil(rows.n_missing / 2))
-            rows.add(self._children(population, pairs, rng))
+            rows.add(self.children(population, pairs, rng))
             if not rows.n_missing:
                 break
         self._fill(rows, rng)
         return rows.array()
 
-    def _children(self, population: np.ndarray, pairs: np.ndarray, rng) -> np.ndarray:
+    def children(self, population: np.ndarray, pairs: np.ndarray, rng) -> np.ndarray:
+        """(popsize, dim), (n, 2) indices -> (2 * n, dim): the first children of all pairs, then the second."""
         parents = population[pairs.T]  # (2, n, dim)
         if self._noise_moves is not None:
             return self._noise_moves.breed(parents, self._space.lower, self._space.upper, rng)
         if len(self._groups) == 1:
             return self._groups[0][1].breed(parents, rng)
         children = np.empty((2 * len(pairs), population.shape[1]))
+        crossed = None if self._mixed_prob is None else rng.random(len(pairs)) < self._mixed_prob
         for mask, operators in self._groups:
-            children[:, mask] = operators.breed(parents[:, :, mask], rng)
+            children[:, mask] = operators.breed(parents[:, :, mask], rng, crossed)
         return children
 
     def _fill(self, rows: "Distinct", rng) -> None:
@@ -142,14 +150,14 @@ class _RealOperators:
         self._mutation = PM(prob_var=operators.mutation_prob, eta=operators.mutation_eta)
         self._crossover_prob = operators.crossover_prob
 
-    def cross(self, parents: np.ndarray, rng) -> np.ndarray:
-        return _cross_some(self._crossover, self._box, parents, self._crossover_prob, rng)
+    def cross(self, parents: np.ndarray, rng, crossed: np.ndarray | None) -> np.ndarray:
+        return _cross_some(self._crossover, self._box, parents, self._crossover_prob, rng, crossed)
 
     def mutate(self, x: np.ndarray, rng) -> np.ndarray:
         return self._mutation._do(self._box, x, random_state=rng)
 
-    def breed(self, parents: np.ndarray, rng) -> np.ndarray:
-        children = self.mutate(self.cross(parents, rng), rng)
+    def breed(self, parents: np.ndarray, rng, crossed: np.ndarray | None = None) -> np.ndarray:
+        children = self.mutate(self.cross(parents, rng, crossed), rng)
         rng.random(len(children))  # pymoo draws here whether an individual mutates at all; always, so nothing changes
         return children
 
@@ -161,8 +169,8 @@ class _IntegerOperators:
         self._lower, self._upper = lower, upper
         self._real = _RealOperators(lower - 0.5, upper + 0.5, operators)
 
-    def breed(self, parents: np.ndarray, rng) -> np.ndarray:
-        return self._round(self._real.mutate(self._round(self._real.cross(parents, rng)), rng))
+    def breed(self, parents: np.ndarray, rng, crossed: np.ndarray | None = None) -> np.ndarray:
+        return self._round(self._real.mutate(self._round(self._real.cross(parents, rng, crossed)), rng))
 
     def _round(self, x: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(x), self._lower, self._upper) + 0.0  # + 0.0 turns -0.0 into 0.0
@@ -180,14 +188,20 @@ class _BinaryOperators:
         self._crossover, self._hux_prob = HUX(), operators.hux_prob
         self._mutation = BitflipMutation(prob_var=flip)
 
-    def breed(self, parents: np.ndarray, rng) -> np.ndarray:
-        children = _cross_some(self._crossover, None, parents > 0.5, self._hux_prob, rng)
+    def breed(self, parents: np.ndarray, rng, crossed: np.ndarray | None = None) -> np.ndarray:
+        children = _cross_some(self._crossover, None, parents > 0.5, self._hux_prob, rng, crossed)
         return self._mutation._do(None, children, random_state=rng).astype(np.float64)
 
 
-def _cross_some(crossover, box, parents: np.ndarray, prob: float, rng) -> np.ndarray:
-    """(2, n, dim) parents -> (2 * n, dim): children where the mating crosses, copies of the parents elsewhere."""
-    crossed = rng.random(parents.shape[1]) < prob
+def _cross_some(
+    crossover, box, parents: np.ndarray, prob: float, rng, crossed: np.ndarray | None
+) -> np.ndarray:  # fmt: skip
+    """(2, n, dim) parents -> (2 * n, dim): children where the mating crosses, copies of the parents elsewhere.
+
+    Which matings cross is drawn with chance `prob` each, unless `crossed` (n,) says it.
+    """
+    if crossed is None:
+        crossed = rng.random(parents.shape[1]) < prob
     if not crossed.any():
         return parents.reshape(-1, parents.shape[2])
     children = crossover._do(box, parents, random_state=rng)

@@ -110,11 +110,12 @@ def _is_none(node: ast.AST) -> bool:
 
 
 def copy_of_tree(folder: Path) -> Path:
-    """The tree again, with links to all but the package's code."""
-    root = folder / "tree"
-    shutil.copytree(REPO / "glasslib", root / "glasslib", ignore=shutil.ignore_patterns("__pycache__"))
+    """The tree again, with links to all but the package and its tests."""
+    root, copied = folder / "tree", ("glasslib", "tests")
+    for name in copied:
+        shutil.copytree(REPO / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for other in REPO.iterdir():
-        if other.name not in ("glasslib", ".git"):
+        if other.name not in (*copied, ".git"):
             (root / other.name).symlink_to(other)
     return root
 

@@ -94,8 +94,8 @@ def test_covariance_noise_has_the_covariance():
     scaled = noise.covariance_factor(covariance, noise_std=0.3)
     assert torch.allclose(scaled @ scaled.T, covariance * (6 * 0.09 / covariance.trace()), atol=1e-5)
     x = torch.zeros(40_000, 6)
-    x[:, 0] = 1e4  # so far out that going back to the sphere only divides by it
-    drawn = (noise.add_covariance_noise(x, factor=factor, rng=rng()) * 1e4)[:, 1:]
+    x[:, 0] = 1  # and so little noise that going back to the sphere changes nothing
+    drawn = (noise.add_covariance_noise(x, factor=1e-4 * factor, rng=rng()) * 1e4)[:, 1:]
     assert torch.allclose(torch.cov(drawn.T), covariance[1:, 1:], atol=0.35)
     with pytest.raises(ValueError, match="no negative eigenvalue"):
         noise.covariance_factor(torch.diag(torch.tensor([1.0, -1.0])))
@@ -136,3 +136,79 @@ def test_centring_takes_away_what_all_captions_share():
     ids = [i // 5 for i in range(200)]
     centred = noise.paraphrase_cosine(x, image_ids=ids, centre=True)
     assert noise.paraphrase_cosine(x, image_ids=ids) > 0.95 > 0.9 > centred > 0.5
+
+
+def test_noise_is_the_drawn_vector_times_its_size():
+    """To the last bit of a hand-made loop: a wrong factor, exponent or sign shows."""
+    x = unit(6, 3)
+    drawn = torch.randn(6, 3, generator=rng())
+    expected = x + 0.3 * drawn
+    expected /= expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(noise.add_gaussian_noise(x, noise_std=0.3, rng=rng()), expected, atol=1e-6)
+    twin = rng()
+    direction = torch.randn(6, 3, generator=twin)
+    radius = torch.rand(6, 1, generator=twin) ** (1 / 3)
+    inside = direction / direction.norm(dim=1, keepdim=True) * radius
+    assert torch.allclose(noise._in_unit_ball(x, rng()), inside, atol=1e-6)
+    expected = x + 0.7 * inside
+    expected /= expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(noise.add_ball_noise(x, noise_norm=0.7, rng=rng()), expected, atol=1e-6)
+    factor = torch.arange(9.0).view(3, 3)
+    expected = torch.stack([row + factor @ one for row, one in zip(x, drawn, strict=True)])
+    expected /= expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(noise.add_covariance_noise(x, factor=factor, rng=rng()), expected, atol=1e-5)
+
+
+def test_wrong_shapes_and_amounts_are_refused():
+    x = unit(4, 3)
+    for bad in (torch.zeros(3, 2), torch.zeros(2, 3), torch.zeros(3)):
+        with pytest.raises(ValueError, match="factor must have shape"):
+            noise.add_covariance_noise(x, factor=bad, rng=rng())
+    with pytest.raises(ValueError, match=r"offset must have shape \(3,\)"):
+        noise.add_offset(x, offset=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"embeddings must have shape \(n, dim\)"):
+        noise.add_offset(x[0], offset=torch.zeros(3))
+    with pytest.raises(ValueError, match="covariance must have shape"):
+        noise.covariance_factor(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"embeddings must have shape \(3, dim\)"):
+        noise.linf_noise_std(x, image_ids=[1, 1, 2])
+    for bad in (math.nan, math.inf, -0.1):
+        with pytest.raises(ValueError, match="variance must be a finite number of at least 0"):
+            noise.published_noise(x, variance=bad, rng=rng())
+
+
+def test_a_covariance_may_be_singular_and_round_a_little_below_zero():
+    flat = torch.diag(torch.tensor([4.0, 1.0, 0.0]))
+    factor = noise.covariance_factor(flat)
+    assert torch.allclose(factor @ factor.T, flat, atol=1e-6)
+    assert noise.covariance_factor(torch.diag(torch.tensor([1.0, -5e-7]))).isfinite().all()
+    for values in ((100.0, 1.0, -5e-5), (-5e-5, 100.0, 1.0)):  # rounding is as large as the largest
+        assert noise.covariance_factor(torch.diag(torch.tensor(values))).isfinite().all()
+    with pytest.raises(ValueError, match="no negative eigenvalue"):
+        noise.covariance_factor(torch.diag(torch.tensor([0.01, -5e-8])))
+    with pytest.raises(ValueError, match="no negative eigenvalue, got -2e-06"):
+        noise.covariance_factor(torch.diag(torch.tensor([1.0, -2e-6])))
+
+
+def test_the_edges_of_the_matched_angle():
+    assert noise.noise_std_for_cosine(1, dim=8) == 0
+    assert noise.noise_std_for_cosine(0.5, dim=3) == pytest.approx(1.0)  # tan 60° / √3
+    for cosine in (1.01, -0.5, math.nan):
+        with pytest.raises(ValueError, match=r"cosine must lie in \(0, 1\]"):
+            noise.noise_std_for_cosine(cosine, dim=8)
+
+
+def test_the_share_that_all_captions_have_is_taken_away_by_hand():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]])
+    centred = x - torch.tensor([0.6, 0.6])  # (.4, -.6), (-.6, .4), (0, .2), (.2, 0)
+    cosines = [-0.48 / 0.52, 0.0]  # of the first two, and of the last two
+    found = noise.paraphrase_cosine(x, image_ids=["a", "a", "b", "b"], centre=True)
+    assert torch.allclose(x.mean(0), torch.tensor([0.6, 0.6])) and len(centred) == 4
+    assert found == pytest.approx(sum(cosines) / 2, abs=1e-6)
+
+
+def test_the_scatter_of_three_captions_by_hand():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.0, -1.0]])
+    residuals = torch.tensor([[0.4, -1.6 / 3], [-0.6, 1.4 / 3], [0.2, 0.2 / 3]])  # about (.6, 1.6 / 3)
+    spread = noise.paraphrase_covariance(x, image_ids=["a", "a", "a", "b"])
+    assert torch.allclose(spread, residuals.T @ residuals / 2, atol=1e-6)

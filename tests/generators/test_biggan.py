@@ -342,21 +342,21 @@ def test_missing_damaged_and_malicious_files_are_refused(tmp_path):
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="model.safetensors must be a whole safetensors file"):
+    with pytest.raises(ValueError, match="model.safetensors is a safetensors file of the wrong length; copy"):
         BigGANGenerator.load(tmp_path)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="no model.safetensors or pytorch_model.bin at"):
         BigGANGenerator.load(tmp_path)
     pickled = tmp_path / "pytorch_model.bin"
     torch.save({"generator.conv_to_rgb.weight": Payload(tmp_path / "ran")}, pickled)
-    with pytest.raises(ValueError, match="pytorch_model.bin must be a whole file of tensors and nothing else"):
+    with pytest.raises(ValueError, match="pytorch_model.bin must be .* that holds nothing but tensors"):
         BigGANGenerator.load(tmp_path)
     assert not (tmp_path / "ran").exists()
     pickled.write_bytes(b"")
-    with pytest.raises(ValueError, match="pytorch_model.bin must be a whole file of tensors and nothing else"):
+    with pytest.raises(ValueError, match="pytorch_model.bin is empty"):
         BigGANGenerator.load(tmp_path)
     torch.save([torch.zeros(1)], pickled)
-    with pytest.raises(ValueError, match="must hold a state dict, names and tensors, got list"):
+    with pytest.raises(ValueError, match=r"must hold a state dict \(names -> tensors\), .* got list"):
         BigGANGenerator.load(tmp_path)
 
 
@@ -364,11 +364,11 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     tiny().save(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY | {"z_dim": 5}))
-    with pytest.raises(ValueError, match=r"model.safetensors does not fit config.json(.|\n)*gen_z.weight"):
+    with pytest.raises(ValueError, match=r"another architecture: 17 .*gen_z.weight \(1024, 12\) for \(1024, 11\)"):
         BigGANGenerator.load(tmp_path)
     config.write_text(json.dumps(TINY | {"depth": 5}))
-    with pytest.raises(ValueError, match=r"config.json must describe a BigGAN-deep: .*'depth'"):
+    with pytest.raises(ValueError, match=r"config.json must describe a network that fits the weights: .*'depth'"):
         BigGANGenerator.load(tmp_path)
     config.write_text("[]")
-    with pytest.raises(ValueError, match="config.json must hold an object, got \\[\\]"):
+    with pytest.raises(ValueError, match="config.json is empty JSON"):
         BigGANGenerator.load(tmp_path)

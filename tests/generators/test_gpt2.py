@@ -1,5 +1,6 @@
 """The GPT-2 generator against a plain loop without cache, batches or early stop."""
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -148,7 +149,7 @@ def test_batch_size_and_row_order_do_not_matter(tokenizer, model, plain):
 @torch.inference_mode()
 def test_where_rounding_might_decide_a_row_is_computed_again_alone(tokenizer, model, monkeypatch):
     """Every token gets a twin of nearly its weights, and batches round at random: no row may show it."""
-    contexts = contexts_for(tokenizer, n=40)
+    contexts, model = contexts_for(tokenizer, n=40), copy.deepcopy(model)
     generator = Gpt2Generator(model, tokenizer, context_length=6, prompt="the pic", max_new_tokens=24)
     rounded = lambda *args, **kwargs: near(model_forward(*args, **kwargs))  # noqa: E731
     draw, model_forward, alone = torch.Generator().manual_seed(0), model.forward, []
@@ -164,7 +165,7 @@ def test_where_rounding_might_decide_a_row_is_computed_again_alone(tokenizer, mo
 
     twin = model.lm_head.weight.detach().clone()
     twin[1::2] = twin[0::2] * (1 + 1e-7)
-    monkeypatch.setattr(model.lm_head, "weight", torch.nn.Parameter(twin))
+    model.lm_head.weight = torch.nn.Parameter(twin)
     expected = generator(contexts)
     monkeypatch.setattr(model, "forward", rounded)
     texts = [generator(contexts) for _ in range(3)]

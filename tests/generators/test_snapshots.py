@@ -1,9 +1,9 @@
 """NVIDIA's StyleGAN2 files: read exactly, converted once, and refused by name when anything is wrong with them."""
 
 import json
-import pickle
 import runpy
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glasslib.bench import damaged_files, nvidia_files
-from glasslib.generators.stylegan2.arrays import from_tensorflow
+from glasslib.bench import nvidia_files
+from glasslib.bench.contests import deviation
+from glasslib.generators.stylegan2.arrays import _are_apart, from_tensorflow
 from glasslib.generators.stylegan2.generator import StyleGAN2Generator
 from glasslib.generators.stylegan2.safe_pickle import Refused
 from glasslib.generators.stylegan2.snapshots import convert, read_networks
@@ -151,19 +152,107 @@ def test_command_converts_and_refuses(torch_pkl, tmp_path, monkeypatch):
     assert not (tmp_path / "b.safetensors").exists()
 
 
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-def test_the_damaged_files_would_run_code_in_python_s_unpickler(tmp_path):
-    """Without this the canary could prove nothing."""
-    content, _ = damaged_files.kinds(tmp_path / "canary")["os.system"]
-    pickle.loads(content)
-    assert (tmp_path / "canary").exists()
+@torch.no_grad()
+def test_stylegan2_of_stylegan3_s_repository_equals_it(tmp_path):
+    """Its synthesis arguments stand at the top level, and its classes clamp at 256 when nothing is said."""
+    start = GOLDEN.with_name("stylegan2_of3_res32")
+    kwargs, weights = json.loads(start.with_suffix(".json").read_text()), load_file(f"{start}.weights.safetensors")
+    synthesis = {key: kwargs["G"][key] for key in ("channel_base", "channel_max")}
+    ours = {key: kwargs["G"][key] for key in ("z_dim", "w_dim", "c_dim", "img_resolution", "img_channels")}
+    ours |= {"mapping_kwargs": kwargs["G"]["mapping_kwargs"], "synthesis_kwargs": synthesis}
+    size = {"c_dim": 0, "img_resolution": 32, **synthesis}
+    data = nvidia_files.torch_data(**nvidia_files.torch_networks({"generator": ours, "discriminator": size}))
+    for name, letter in (("G", "G"), ("G_ema", "G"), ("D", "D")):
+        data[name].load_state_dict({k[2:]: v for k, v in weights.items() if k.startswith(f"{letter}.")})
+        data[name].pickled_state = {"_init_kwargs": nvidia_files.easy(kwargs[letter])}
+    path, golden = tmp_path / "network.pkl", load_file(f"{start}.golden.safetensors")
+    path.write_bytes(nvidia_files.torch_file(data, canary=tmp_path / "canary"))
+    networks = read_networks(path)
+    assert deviation(networks.G_ema(golden["z"]), golden["image_const"]) <= 1e-4
+    assert deviation(networks.D(golden["image_const"]), golden["logits"]) <= 1e-4
+    del networks.G_ema.synthesis.b32.conv1.conv_clamp  # that the clamp counts
+    networks.G_ema.synthesis.b32.conv1.conv_clamp = None
+    assert deviation(networks.G_ema(golden["z"]), golden["image_const"]) > 1e-2
+
+
+@pytest.fixture
+def rosinality(tmp_path):
+    """Changes -> a checkpoint as rosinality's train.py writes it, with the golden weights."""
+    start = GOLDEN.with_name("rosinality_res32")
+    weights = load_file(f"{start}.weights.safetensors")
+    saved = {
+        part: {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
+        for part in ("g", "g_ema", "d")
+    }
+    saved |= {"g_optim": {"state": {}, "param_groups": [{"lr": 0.002}]}, "args": Namespace(size=32), "ada_aug_p": 0.0}
+
+    def write(change=lambda saved: saved):
+        torch.save(change(saved), tmp_path / "550000.pt")
+        return tmp_path / "550000.pt"
+
+    return write, load_file(f"{start}.golden.safetensors")
+
+
+@torch.no_grad()
+def test_rosinality_s_checkpoint_equals_its_own_networks(rosinality, tmp_path):
+    write, golden = rosinality
+    networks = read_networks(write())
+    assert deviation(networks.G(golden["z"])[:2], golden["image_g"]) <= 1e-4
+    assert deviation(networks.G_ema(golden["z"]), golden["image_g_ema"]) <= 1e-4
+    assert deviation(networks.D(golden["image_g_ema"]), golden["logits"]) <= 1e-4
+    styles = networks.G_ema.mapping(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(5)))
+    assert (networks.G_ema.mapping.w_avg - styles.mean(dim=0)).abs().max() < 0.1
+    convert(write(), tmp_path / "a.safetensors")
+    assert StyleGAN2Generator.load(tmp_path / "a.safetensors").image_size == 32
+
+
+def without(key):
+    return lambda saved: {name: value for name, value in saved.items() if name != key}
+
+
+def test_rosinality_s_checkpoint_may_lack_g_and_d(rosinality, tmp_path):
+    write, golden = rosinality
+    networks = read_networks(write(lambda saved: {"g_ema": saved["g_ema"], "latent_avg": torch.zeros(16)}))
+    assert networks.G is None and networks.D is None
+    assert networks.generator()(golden["z"]).shape == (8, 3, 32, 32)
+    with pytest.raises(ValueError, match="this file holds no raw generator; use which='G_ema'"):
+        networks.generator(which="G")
+    with pytest.raises(ValueError, match="must hold G, D and G_ema to be converted, and lacks G, D"):
+        convert(tmp_path / "550000.pt", tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("g_ema"), "has no g_ema; it must be a checkpoint of rosinality"),
+        (
+            lambda saved: saved | {"d": {**saved["d"], "odd.weight": torch.ones(1)}},
+            "the weight odd.weight, which",
+        ),
+        (
+            lambda saved: saved | {"g": {**saved["g"], "style.1.weight": torch.ones(16, 9)}},
+            "are of different",
+        ),
+        (lambda saved: saved | {"g": without("input.input")(saved["g"])}, "lacks what a StyleGAN2 has"),
+        (lambda saved: saved | {"g": {**saved["g"], "convs.0.conv.blur.kernel": torch.eye(4)}}, "must have the filter"),
+        (lambda saved: saved | {"d": {k: v * torch.nan for k, v in saved["d"].items()}}, "must have the filter|finite"),
+        (lambda saved: [saved], "has no g_ema"),
+    ],
+)
+def test_other_checkpoints_are_refused_by_name(rosinality, change, message):
+    write, _ = rosinality
+    with pytest.raises(ValueError, match=rf"550000\.pt.*({message})"):
+        read_networks(write(change))
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-def test_every_damaged_or_malicious_file_is_refused_by_name_and_runs_nothing(tmp_path):
-    rows = damaged_files.refusals(tmp_path)
-    assert [row for row in rows if not row["refused"]] == []
-    assert len(rows) >= 60
+def test_overlapping_strides_are_refused_and_separate_ones_in_any_order_are_not():
+    for shape, strides, apart in [
+        ((2, 4), (4, 1), True), ((4, 2), (1, 4), True), ((1, 8), (0, 1), True), ((4,), (2,), True),
+        ((2, 4), (1, 1), False), ((2, 2, 2), (1, 2, 3), False), ((3,), (0,), False), ((2, 2), (3, 2), True),
+    ]:  # fmt: skip
+        places = [sum(i * s for i, s in zip(index, strides, strict=True)) for index in np.ndindex(*shape)]
+        assert (len(set(places)) == len(places)) >= _are_apart(shape, strides) == apart, (shape, strides)
 
 
 def test_missing_and_misnamed_files(torch_pkl, tmp_path):

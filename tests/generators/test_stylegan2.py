@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from glasslib.bench.contests import deviation
-from glasslib.bench.parity import GOLDEN
+from glasslib.bench.parity import GOLDEN, faithful_stylegan2
 from glasslib.bench.parity import golden_stylegan2 as golden
 from glasslib.bench.references import stylegan2
-from glasslib.generators.stylegan2.generator import StyleGAN2Generator
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator, with_drawn_head
 from glasslib.generators.stylegan2.layers import FullyConnected, SynthesisLayer, fir_filter, fir_upsample, shrink_kernel
 from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
@@ -328,7 +328,52 @@ def test_realism_needs_the_full_size():
     assert whole.realism(whole(tiny_latents())).shape == (7,)
 
 
+def test_the_shifted_skip_moves_one_pixel_right_and_down():
+    image = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain, moved = (fir_upsample(image, fir_filter(), shifted=shifted) for shifted in (False, True))
+    assert moved.shape == plain.shape == (2, 3, 10, 10)
+    assert torch.equal(moved[:, :, 1:, 1:], plain[:, :, :-1, :-1])
+
+
+@torch.no_grad()
+def test_the_faithful_options_equal_the_published_way():
+    assert max(faithful_stylegan2().values()) <= 1e-4
+    generator, discriminator, values = golden("skip_res64")
+    shifted = StyleGAN2Generator(generator, discriminator, config={}, shifted_skip=True)(values["z"])
+    assert deviation(shifted, StyleGAN2Generator(generator, discriminator, config={})(values["z"])) > 0.1
+
+
+@torch.no_grad()
+def test_judged_in_fours_a_logit_depends_on_its_group_and_on_no_other():
+    generator, discriminator, values = golden("skip_res64")
+    model = StyleGAN2Generator(generator, discriminator, config={}, judged_in=4, batch_size=3)
+    pictures = model(values["z"])
+    logits, swapped = model.realism(pictures), model.realism(pictures[[4, 5, 6, 7, 0, 1, 2, 3]])
+    torch.testing.assert_close(swapped, logits[[4, 5, 6, 7, 0, 1, 2, 3]])
+    mixed = model.realism(pictures[[0, 1, 2, 4, 3, 5, 6, 7]])
+    assert (mixed[:3] - logits[:3]).abs().min() > 1e-3
+    with pytest.raises(ValueError, match="must come in groups of judged_in=4, got 6"):
+        model.realism(pictures[:6])
+    assert model.realism(pictures[:0]).shape == (0,)
+
+
+@torch.no_grad()
+def test_a_drawn_head_changes_the_last_two_layers_alone():
+    _, discriminator, _ = golden("skip_res64")
+    first, again, other = (with_drawn_head(discriminator, rng=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    before = discriminator.state_dict()
+    differ = {key for key, value in first.state_dict().items() if not torch.equal(value, before[key])}
+    assert differ == {"b4.fc.weight", "b4.fc.bias", "b4.out.weight", "b4.out.bias"}
+    assert torch.equal(first.b4.fc.weight, again.b4.fc.weight)
+    assert not torch.equal(first.b4.fc.weight, other.b4.fc.weight)
+    assert first.b4.fc.weight.std().item() == pytest.approx(1, abs=0.05) and first.b4.out.bias.item() == 0
+
+
 def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="shifted_skip=True needs render_size=None, got 8"):
+        tiny(shifted_skip=True, render_size=8)
+    with pytest.raises(ValueError, match="judged_in must be None or at least 1 picture, got 0"):
+        tiny(judged_in=0)
     with pytest.raises(ValueError, match=r"render_size must be one of \[4, 8, 16\], got 12"):
         tiny(render_size=12)
     with pytest.raises(ValueError, match=r"noise_mode must be one of .*, got 'constant'"):
@@ -347,7 +392,7 @@ def test_missing_files_are_named(tmp_path):
         StyleGAN2Generator.load(tmp_path / "nowhere")
     tiny().save(tmp_path)
     (tmp_path / "discriminator.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no discriminator at .*discriminator.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no discriminator.safetensors at .*; run: make tinyworld"):
         StyleGAN2Generator.load(tmp_path)
 
 
@@ -356,17 +401,17 @@ def test_damaged_and_mismatched_files_are_refused(tmp_path):
     weights = tmp_path / "generator.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"generator.safetensors must be a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"generator.safetensors is a safetensors file of the wrong length; copy"):
         StyleGAN2Generator.load(tmp_path)
     weights.write_bytes(whole)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"num_layers": 2', '"num_layers": 3'))
-    with pytest.raises(ValueError, match=r"generator.safetensors does not fit config.json(.|\n)*mapping.fc2"):
+    with pytest.raises(ValueError, match=r"generator.safetensors .* lacks 2 weights, first mapping.fc2.bias; it must"):
         StyleGAN2Generator.load(tmp_path)
     config.write_text("{")
-    with pytest.raises(ValueError, match=r"config.json must be JSON"):
+    with pytest.raises(ValueError, match=r"config.json is no JSON"):
         StyleGAN2Generator.load(tmp_path)
-    config.write_text("{}")
+    config.write_text('{"discriminator": {}}')
     with pytest.raises(ValueError, match="must hold the key 'generator'"):
         StyleGAN2Generator.load(tmp_path)
     with pytest.raises(ValueError, match="is a folder and holds only G_ema"):

@@ -89,6 +89,8 @@ def test_stylegan2_in_both_arms_at_full_size(load):
             strength.data.fill_(0.1)  # a new network has 0, and learns more
     first, second = faithful.make(x), faithful.make(x)
     assert not torch.equal(first, second)  # fresh noise at each call
+    assert (faithful.generator.shifted_skip, faithful.generator.judged_in) == (True, 4)
+    assert (fixed.generator.shifted_skip, fixed.generator.judged_in) == (False, None)
     # CLIP-GLaSS's similarity, written out: no filter, no mean, no deviation
     model, tokenizer = faithful.embedder._model, faithful.embedder.tokenizer
     small = F.interpolate(first, size=(224, 224), mode="bilinear", align_corners=False)
@@ -117,6 +119,8 @@ def test_biggan_in_both_arms_at_full_size(load):
         assert space.dim == 1128 and set(space.kinds.tolist()) == kinds
         assert (space.lower[:128] == -2).all() and (space.upper[:128] == 2).all()
     search = faithful.search(rng=np.random.default_rng(0), popsize=2)
+    assert search._operators.mixed_prob == 0.9
+    assert fixed.search(rng=np.random.default_rng(0), popsize=2)._operators.mixed_prob is None
     result = loop.run(search, faithful.objectives("a mountain lake"), n_generations=1, progress=False)
     assert set(np.unique(result.best.x[128:])) <= {0.0, 1.0} and -1 <= result.best.score <= 1
     assert fixed.make(fixed.generator.latent_space.sample(1, rng=np.random.default_rng(0))).shape == (1, 3, 256, 256)
@@ -148,7 +152,7 @@ def test_files_decide_which_generator_is_used(monkeypatch, tmp_path):
 
     class Networks:
         def generator(self, *, which, **options):
-            asked.append((which, options.get("noise_mode", "const")))
+            asked.append((which, options.get("noise_mode", "const"), options["head_rng"] is not None))
             return torch.nn.Identity()
 
     monkeypatch.setattr(snapshots, "read_networks", lambda path: asked.append(path.name) or Networks())
@@ -163,7 +167,8 @@ def test_files_decide_which_generator_is_used(monkeypatch, tmp_path):
     rng = torch.Generator()
     for arm in clip_glass.ARMS:
         preset = presets.load("StyleGAN2_car_nod", arm, weights=tmp_path, rng=rng)
-    assert asked == ["stylegan2-car-config-f.pkl", ("G", "random"), "stylegan2-car-config-f.pkl", ("G_ema", "const")]
+    assert asked[0] == "stylegan2-car-config-f.pkl"
+    assert asked == [asked[0], ("G", "random", True), asked[0], ("G_ema", "const", False)]
     _ = preset.judge
     assert loaded[1:] == [("ViT-B-32", "openai", "clip-vit-b-32"), ("RN50x4", "openai", "clip-rn50x4")]
     assert preset.weights["stylegan2/stylegan2-car-config-f.pkl"] == "sty" and len(preset.weights) == 3

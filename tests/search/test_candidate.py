@@ -87,7 +87,7 @@ def test_identity_names_settings_and_start():
     start = {"initial": X, "x0": None}
     turn = turns(popsize=8, start=start)
     assert turn.identity["search"] == "object"
-    assert turn.identity["space"] == "Normal: 2 real in [-10, 10]"
+    assert turn.identity["space"] == "Normal(dim=2, bound=10.0)"
     assert (turn.identity["popsize"], turn.identity["x0"]) == (8, None)
     assert turn.identity["initial"].startswith("3x2 ")
     assert turn.identity == turns(popsize=8, start=start).identity

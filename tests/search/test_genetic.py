@@ -65,7 +65,7 @@ def test_half_of_the_variables_mutate_whatever_the_dimension():
     breeder = Breeder(space, Operators(crossover_prob=0.0))
     rng = np.random.default_rng(0)
     parents = space.sample(40, rng=rng)
-    children = breeder._children(parents, np.arange(40).reshape(20, 2), rng)  # firsts of all pairs, then seconds
+    children = breeder.children(parents, np.arange(40).reshape(20, 2), rng)  # firsts of all pairs, then seconds
     changed = (children != np.concatenate([parents[::2], parents[1::2]])).mean(axis=1)
     assert changed.min() > 0.4
     assert changed.max() < 0.6
@@ -76,7 +76,7 @@ def test_mutation_of_tokens_by_hand():
     space = Tokens(3000, 5)
     breeder = Breeder(space, Operators(mutation_prob=1.0, crossover_prob=0.0))
     parents = np.full((60, 3000), 2.0)
-    children = breeder._children(parents, np.arange(60).reshape(30, 2), np.random.default_rng(0))
+    children = breeder.children(parents, np.arange(60).reshape(30, 2), np.random.default_rng(0))
     assert space.contains(children).all()
     assert not np.signbit(children).any()
     counts = np.bincount(children.astype(int).ravel(), minlength=5) / children.size
@@ -92,7 +92,7 @@ def test_bits_flipped_in_a_child(n_bits, expected):
     parents = space.sample(100, rng=rng)
     flips = []
     for _ in range(5):
-        children = breeder._children(parents, np.arange(100).reshape(50, 2), rng)  # firsts of all pairs, then seconds
+        children = breeder.children(parents, np.arange(100).reshape(50, 2), rng)  # firsts of all pairs, then seconds
         flips.append(np.abs(children - np.concatenate([parents[::2], parents[1::2]])).sum(axis=1).mean())
     assert abs(np.mean(flips) - expected) < 0.15 * expected
 
@@ -101,7 +101,7 @@ def test_hux_swaps_half_of_the_bits_that_differ():
     space = ClassMixture(40, n_active=5, encoding="softmax_bits")
     breeder = Breeder(space, Operators(hux_prob=1.0, bitflip_prob=0.0))
     parents = np.stack([np.zeros(40), np.r_[np.ones(10), np.zeros(30)]])
-    children = breeder._children(parents, np.array([[0, 1]]), np.random.default_rng(0))
+    children = breeder.children(parents, np.array([[0, 1]]), np.random.default_rng(0))
     assert children.sum(axis=1).tolist() == [5, 5]
     assert (children.sum(axis=0) == np.r_[np.ones(10), np.zeros(30)]).all()
 
@@ -111,9 +111,9 @@ def test_mixed_space_breeds_each_kind_by_its_own_operator():
     still = Operators(crossover_prob=0.0, mutation_prob=0.0, hux_prob=0.0, bitflip_prob=0.0)
     parents = space.sample(6, rng=np.random.default_rng(0))
     pairs = np.array([[0, 1], [2, 3]])
-    children = Breeder(space, still)._children(parents, pairs, np.random.default_rng(0))
+    children = Breeder(space, still).children(parents, pairs, np.random.default_rng(0))
     assert np.array_equal(children, parents[[0, 2, 1, 3]])
-    moved = Breeder(space, Operators(mutation_prob=1.0))._children(parents, pairs, np.random.default_rng(0))
+    moved = Breeder(space, Operators(mutation_prob=1.0)).children(parents, pairs, np.random.default_rng(0))
     assert (moved[:, :3] != children[:, :3]).all()
     assert space.contains(moved).all()
 

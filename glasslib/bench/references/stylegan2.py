@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glasslib.generators.stylegan2.networks import GeneratorNetwork
+from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 
 
 def upfirdn(x: Tensor, taps: Tensor, *, up: int, padding: tuple[int, int, int, int], gain: float) -> Tensor:
@@ -90,9 +90,10 @@ def to_rgb(layer, x: Tensor, w: Tensor) -> Tensor:
     return x if layer.conv_clamp is None else x.clamp(-layer.conv_clamp, layer.conv_clamp)
 
 
-def generate(network: GeneratorNetwork, z: Tensor, *, resolution: int | None = None) -> Tensor:
+def generate(network: GeneratorNetwork, z: Tensor, *, resolution: int | None = None, as_glass: bool = False) -> Tensor:
     """(n, z_dim) -> (n, colours, resolution, resolution) with constant noise; unconditional, truncation psi 1.
 
+    `as_glass` pads as CLIP-GLaSS's conversion does: three rows and columns of zeros before the picture and none after.
     A smaller `resolution` is ours, not published: the layers above it are computed on maps of that size.
     """
     w = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
@@ -109,6 +110,40 @@ def generate(network: GeneratorNetwork, z: Tensor, *, resolution: int | None = N
         x = synthesis_layer(block.conv1, x, w, shrink)
         colours = to_rgb(block.torgb, x, w)
         if image is not None and shrink == 1:
-            image = upfirdn(image, block.resample_filter, up=2, padding=(2, 1, 2, 1), gain=4)
+            padding = (3, 0, 3, 0) if as_glass else (2, 1, 2, 1)
+            image = upfirdn(image, block.resample_filter, up=2, padding=padding, gain=4)
         image = colours if image is None else colours + image
     return image
+
+
+def plain_convolution(layer, x: Tensor, *, gain: float = 1.0) -> Tensor:
+    """A discriminator's convolution: scaled weights, smoothed and halved where it halves, bias, activation, gain."""
+    size = layer.weight.shape[-1]
+    if layer.down == 2:
+        margin = 2 if size == 3 else 1
+        x = upfirdn(x, layer.resample_filter, up=1, padding=(margin,) * 4, gain=1)
+    padding = size // 2 if layer.down == 1 else 0
+    x = F.conv2d(x, layer.weight * layer.weight_gain, stride=layer.down, padding=padding)
+    x = x if layer.bias is None else x + layer.bias[None, :, None, None]
+    x = (x if layer.linear else F.leaky_relu(x, 0.2) * math.sqrt(2)) * gain
+    return x if layer.conv_clamp is None else x.clamp(-layer.conv_clamp * gain, layer.conv_clamp * gain)
+
+
+def judge(network: Discriminator, images: Tensor, *, group: int) -> Tensor:
+    """(n, 3, h, w) in [0, 1] -> (n,) logits; unconditional. Each `group` pictures are judged in one batch of their own.
+
+    Within a batch the discriminator sees how much its features vary from picture to picture (appendix B of ProGAN).
+    """
+    logits = []
+    for batch in images.split(group):
+        x = batch * 2 - 1
+        for resolution in network.resolutions:
+            block = getattr(network, f"b{resolution}")
+            x = plain_convolution(block.fromrgb, x) if block.reads_image else x
+            main = plain_convolution(block.conv1, plain_convolution(block.conv0, x), gain=math.sqrt(0.5))
+            x = plain_convolution(block.skip, x, gain=math.sqrt(0.5)) + main
+        variation = (x - x.mean(dim=0)).square().mean(dim=0).add(1e-8).sqrt().mean()
+        x = torch.cat([x, variation.expand(len(x), 1, *x.shape[2:])], dim=1)
+        x = fully_connected(network.b4.fc, plain_convolution(network.b4.conv, x).flatten(1))
+        logits.append(fully_connected(network.b4.out, x)[:, 0])
+    return torch.cat(logits)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,8 @@ from glasslib.checks import check_range, check_shape, map_batches
 from glasslib.generators.biggan.networks import GeneratorNetwork, fold_spectral_norm
 from glasslib.latents import ClassMixture, Product, TruncatedNormal
 from glasslib.results import write_bytes_atomic, write_json_atomic
+from glasslib.weights.integrity import read_config
+from glasslib.weights.states import built, fitted, read_state
 
 Z_BOUND = 2.0  # the published networks read a standard normal z, redrawn outside [-2, 2]
 N_ACTIVE = 5
@@ -106,20 +106,24 @@ class BigGANGenerator:
 
         Raises:
             FileNotFoundError: no such folder, or a file of it is missing.
-            ValueError: a damaged file, one that holds more than tensors, or weights that do not fit the config; nothing
-                is loaded in part.
+            ValueError: a damaged file, one that holds more than tensors, or weights that do not fit the config or are
+                not finite numbers; nothing is loaded in part.
         """
         directory = Path(directory)
-        config = _read_config(directory / "config.json")
-        path, state = _read_weights(directory)
+        words = {"missing": f"no BigGAN weights at {directory}; run: make tinyworld, or make weights"}
+        words["advice"] = "copy or download it again"
+        config = read_config(directory / "config.json", **words)
+        path = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"no {' or '.join(WEIGHTS)} at {directory}; {words['missing']}")
+        state = read_state(path, **words)
+        network = built(lambda: GeneratorNetwork(**config), state, config=f"{directory / 'config.json'}")
         try:
-            network = GeneratorNetwork(**config)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{directory / 'config.json'} must describe a BigGAN-deep: {error}") from error
-        try:
-            network.load_state_dict(fold_spectral_norm(state))
+            state = fold_spectral_norm(state)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit config.json; use the files that belong together. {error}") from error
+            raise ValueError(f"{path} does not fit config.json: {error}; {words['advice']}") from error
+        advice = "it must fit config.json: use the files that belong together"
+        network.load_state_dict(fitted(state, network, path=path, advice=advice), assign=True)
         return cls(network, config=config, **options)
 
     def _truncate(self, truncation: float) -> None:
@@ -159,32 +163,3 @@ def save_network(directory: Path, state: dict[str, Tensor], *, config: dict) -> 
     tensors = {key: value.detach().cpu().contiguous() for key, value in fold_spectral_norm(state).items()}
     write_bytes_atomic(directory / WEIGHTS[0], safetensors.torch.save(tensors))
     write_json_atomic(directory / "config.json", config)
-
-
-def _read_config(path: Path) -> dict:
-    if not path.exists():
-        raise FileNotFoundError(f"no BigGAN weights at {path.parent}; run: make tinyworld, or make weights")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}; copy or download it again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold an object, got {config!r:.80}")
-    return config
-
-
-def _read_weights(directory: Path) -> tuple[Path, dict[str, Tensor]]:
-    path = next((directory / name for name in WEIGHTS if (directory / name).exists()), None)
-    if path is None:
-        raise FileNotFoundError(f"no {' or '.join(WEIGHTS)} at {directory}; run: make tinyworld, or make weights")
-    try:
-        if path.suffix == ".safetensors":
-            return path, safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} must be a whole safetensors file: {error}; copy or download it again") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} must be a whole file of tensors and nothing else: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a state dict, names and tensors, got {type(state).__name__}")
-    return path, state

@@ -14,9 +14,28 @@ FIR = [1, 3, 3, 1]
 TENSORFLOW_VERSIONS = {4: 4, 5: None}  # format of StyleGAN2 and of -ADA -> default size of a minibatch std group
 
 
+# Of the synthesis: inside "synthesis_kwargs" in stylegan2-ada-pytorch, at the top in stylegan3's StyleGAN2.
+SYNTHESIS = ("channel_base", "channel_max", "num_fp16_res", "conv_clamp", "fused_modconv_default", "architecture",
+             "resample_filter", "use_noise", "activation", "fp16_channels_last")  # fmt: skip
+STYLEGAN3_CLAMP = 256  # its classes' default; StyleGAN2-ADA's is None
+STYLEGAN3 = {"magnitude_ema_beta", "conv_kernel", "use_radial_filters", "filter_size", "lrelu_upsampling",
+             "num_critical", "first_cutoff", "first_stopband", "last_stopband_rel", "output_scale"}  # fmt: skip
+
+
+def is_of_stylegan3(kwargs: Any) -> bool:
+    """Whether the generator's arguments are those of the StyleGAN2 configuration of stylegan3's repository."""
+    return type(kwargs) is dict and any(name in kwargs for name in SYNTHESIS)
+
+
 def generator_config(kwargs: Any) -> dict:
-    """Turn the arguments of StyleGAN2-ADA's (PyTorch) Generator into those of `GeneratorNetwork`."""
+    """Turn the arguments of a PyTorch Generator into those of `GeneratorNetwork`: StyleGAN2-ADA's or stylegan3's."""
     where = "the generator"
+    if type(kwargs) is dict and (only := sorted(STYLEGAN3 & {name for name in kwargs if type(name) is str})):
+        raise Refused(f"it is a StyleGAN3 (the argument {only[0]} is one of its own), and only StyleGAN2 is read")
+    if is_of_stylegan3(kwargs):
+        synthesis = {name: kwargs[name] for name in SYNTHESIS if name in kwargs}
+        kwargs = {name: value for name, value in kwargs.items() if name not in SYNTHESIS}
+        kwargs["synthesis_kwargs"] = {"conv_clamp": STYLEGAN3_CLAMP} | synthesis
     config = choose(
         kwargs, where,
         kept={"z_dim": whole(1, 8192), "c_dim": whole(0, 100_000), "w_dim": whole(1, 8192), "img_resolution": size,
@@ -35,14 +54,19 @@ def generator_config(kwargs: Any) -> dict:
         kwargs.get("synthesis_kwargs", {}), "the generator's synthesis",
         kept={"channel_base": whole(1, 2**20), "channel_max": whole(1, 8192), "conv_clamp": number_or_none},
         fixed={"architecture": ("skip",), "resample_filter": (FIR,), "use_noise": (True,), "activation": ("lrelu",)},
-        ignored=("num_fp16_res", "fp16_channels_last"),
+        ignored=("num_fp16_res", "fp16_channels_last", "fused_modconv_default"),
     )  # fmt: skip
     return config
 
 
-def discriminator_config(kwargs: Any) -> dict:
-    """Turn the arguments of StyleGAN2-ADA's (PyTorch) Discriminator into those of `Discriminator`."""
+def discriminator_config(kwargs: Any, *, of_stylegan3: bool = False) -> dict:
+    """Turn the arguments of a PyTorch Discriminator into those of `Discriminator`.
+
+    Its arguments are the same in both repositories and only a default differs, so the generator beside it tells which.
+    """
     where = "the discriminator"
+    if of_stylegan3 and type(kwargs) is dict:
+        kwargs = {"conv_clamp": STYLEGAN3_CLAMP} | kwargs
     config = choose(
         kwargs, where,
         kept={"c_dim": whole(0, 100_000), "img_resolution": size, "img_channels": whole(3, 3),

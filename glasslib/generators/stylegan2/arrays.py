@@ -40,8 +40,20 @@ def torch_array(record: Any, what: str) -> np.ndarray:
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if n_values == 0 or n_values > len(values) or last >= len(values):
         raise Refused(f"{what} reads {n_values} values up to number {last} from a storage of {len(values)}")
+    if not _are_apart(shape, strides):
+        raise Refused(f"{what} must have its values apart; with strides {strides} some of {shape} share a place")
     steps = [stride * values.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False).astype(np.float32)
+
+
+def _are_apart(shape: tuple, strides: tuple) -> bool:
+    """Whether each value has a place of its own: from the smallest stride on, each passes over what lies below it."""
+    reach = 0
+    for stride, length in sorted((stride, length) for length, stride in zip(shape, strides, strict=True) if length > 1):
+        if stride <= reach:
+            return False
+        reach += (length - 1) * stride
+    return True
 
 
 def _storage(record: Any, what: str) -> np.ndarray:

@@ -40,12 +40,16 @@ def fir_filtered(x: Tensor, resample_filter: Tensor, *, stride: int, padding: in
     return F.conv2d(x, kernel, stride=stride, padding=padding, groups=channels)
 
 
-def fir_upsample(image: Tensor, resample_filter: Tensor) -> Tensor:
-    """Double the size of (n, c, h, w): zeros between the pixels, then the (4, 4) filter."""
+def fir_upsample(image: Tensor, resample_filter: Tensor, *, shifted: bool = False) -> Tensor:
+    """Double the size of (n, c, h, w): zeros between the pixels, then the (4, 4) filter.
+
+    With `shifted` the result lies one pixel further right and down, as in the conversion that CLIP-GLaSS used.
+    """
     n, channels, height, width = image.shape
     # One channel at a time: a plain convolution is faster on a CPU than one with as many groups as colours.
     flat = image.reshape(n * channels, 1, height, width)
-    flat = F.conv_transpose2d(flat, (4 * resample_filter)[None, None], stride=2, padding=1)
+    flat = F.conv_transpose2d(flat, (4 * resample_filter)[None, None], stride=2, padding=0 if shifted else 1)
+    flat = flat[:, :, : 2 * height, : 2 * width]
     return flat.reshape(n, channels, 2 * height, 2 * width)
 
 

@@ -80,7 +80,9 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(n_out, img_channels, w_dim=w_dim, conv_clamp=conv_clamp)
         self.num_conv = 2 if n_in else 1
 
-    def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, **noise) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, *, shifted_skip: bool = False, **noise
+    ) -> tuple[Tensor, Tensor]:
         """Features and image of half the size, ws (n, num_conv + 1, w_dim) -> features and image of this size.
 
         `noise` may hold a `shrink` > 1: then what comes in and goes out has 1 / shrink of this size.
@@ -93,7 +95,7 @@ class SynthesisBlock(nn.Module):
         colours = self.torgb(x, ws[:, -1])
         if image is not None:
             is_small = noise.get("shrink", 1) > 1
-            colours = colours + (image if is_small else fir_upsample(image, self.resample_filter))
+            colours += image if is_small else fir_upsample(image, self.resample_filter, shifted=shifted_skip)
         return x, colours
 
 
@@ -120,7 +122,7 @@ class SynthesisNetwork(nn.Module):
 
     def forward(
         self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None,
-        resolution: int | None = None,
+        resolution: int | None = None, shifted_skip: bool = False,
     ) -> Tensor:  # fmt: skip
         """(n, num_ws, w_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped.
 
@@ -140,7 +142,7 @@ class SynthesisNetwork(nn.Module):
             block = getattr(self, f"b{size}")
             shrink = 1 if resolution is None else max(1, size // resolution)
             own = ws[:, first : first + block.num_conv + 1]
-            x, image = block(x, image, own, noise_mode=noise_mode, rng=rng, shrink=shrink)
+            x, image = block(x, image, own, noise_mode=noise_mode, rng=rng, shrink=shrink, shifted_skip=shifted_skip)
             first += block.num_conv
         return image
 
@@ -164,12 +166,15 @@ class GeneratorNetwork(nn.Module):
 
     def forward(
         self, z: Tensor, label: Tensor | None = None, *, truncation_psi: float = 1.0, noise_mode: str = "const",
-        rng: torch.Generator | None = None, resolution: int | None = None,
+        rng: torch.Generator | None = None, resolution: int | None = None, shifted_skip: bool = False,
     ) -> Tensor:  # fmt: skip
-        """(n, z_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped; whole unless told."""
+        """(n, z_dim) -> (n, colours, resolution, resolution), about [-1, 1], not clipped; whole unless told.
+
+        With `shifted_skip` the image summed so far moves one pixel right and down at each doubling (`fir_upsample`).
+        """
         w = self.mapping(z, label, truncation_psi=truncation_psi)
         ws = w[:, None].expand(-1, self.num_ws, -1)
-        return self.synthesis(ws, noise_mode=noise_mode, rng=rng, resolution=resolution)
+        return self.synthesis(ws, noise_mode=noise_mode, rng=rng, resolution=resolution, shifted_skip=shifted_skip)
 
 
 class DiscriminatorBlock(nn.Module):

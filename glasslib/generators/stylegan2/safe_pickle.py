@@ -15,6 +15,9 @@ MAX_OPCODES = 1_000_000
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 100
 MAX_PROTOCOL = 5
+MAX_LITERAL = 2**25  # bytes; the largest layer of a released network has 17 MB
+MAX_LINE = 2**12  # characters of an argument that ends with its line
+MAX_TEXT = 2**24  # bytes of all strings together; a file's source code has 0.1 MB
 
 LITERALS = {
     "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
@@ -49,7 +52,7 @@ def read_plain(stream: BinaryIO, allowed: Collection[str], *, persistent_ids: bo
     """Read one pickle, and leave `stream` after it.
 
     Args:
-        stream: with read, readline and tell, and shorter than memory (bytes in the result are copies).
+        stream: a binary file or BytesIO, and shorter than memory (bytes in the result are copies).
         allowed: dotted names that may occur, such as "collections.OrderedDict".
         persistent_ids: True reads a persistent id as Record("persistent id", (id,)); False refuses it.
 
@@ -58,11 +61,12 @@ def read_plain(stream: BinaryIO, allowed: Collection[str], *, persistent_ids: bo
         of at most MAX_VALUES values, counting shared ones each time they occur.
 
     Raises:
-        Refused: a name that is not allowed, an opcode that is not read, a truncated or damaged stream, or a bomb.
+        Refused: a name that is not allowed, an opcode that is not read, a truncated or damaged stream, a literal of
+            more than MAX_LITERAL bytes, or a bomb.
     """
     machine = _Machine(frozenset(allowed), persistent_ids)
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(_Capped(stream))):
             if number >= MAX_OPCODES:
                 raise Refused(f"it has more than {MAX_OPCODES} opcodes; a genuine file has about 50,000")
             machine.step(opcode.name, argument)
@@ -75,6 +79,24 @@ def read_plain(stream: BinaryIO, allowed: Collection[str], *, persistent_ids: bo
     return value
 
 
+class _Capped:
+    """A stream of which no more is read at once than a genuine file needs, whatever length a literal claims."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.tell = stream, stream.tell
+
+    def read(self, n: int) -> bytes:
+        if n > MAX_LITERAL:
+            raise Refused(f"it has a literal of {n} bytes; a genuine file has at most {MAX_LITERAL}")
+        return self._stream.read(n)
+
+    def readline(self) -> bytes:
+        line = self._stream.readline(MAX_LINE)
+        if len(line) == MAX_LINE:
+            raise Refused(f"it has an argument of a line longer than {MAX_LINE} bytes")
+        return line
+
+
 class _Machine:
     """The pickle machine with a stack, a memo and the marks, restricted to building plain data."""
 
@@ -83,6 +105,7 @@ class _Machine:
         self._stack: list = []
         self._below: list[list] = []  # the stacks under each open mark
         self._memo: dict[int, Any] = {}
+        self._n_text = 0
 
     def result(self) -> Any:
         if self._below or len(self._stack) != 1:
@@ -98,6 +121,9 @@ class _Machine:
             case "FRAME" | "STOP":
                 pass
             case _ if opcode in LITERALS:
+                self._n_text += 4 * len(argument) if type(argument) is str else 0  # Python's widest character
+                if self._n_text > 4 * MAX_TEXT:
+                    raise Refused(f"its strings have more than {MAX_TEXT} characters together")
                 stack.append({"NEWTRUE": True, "NEWFALSE": False}.get(opcode, argument))
             case _ if opcode in EMPTY:
                 stack.append(EMPTY[opcode]())

@@ -1,16 +1,17 @@
-"""NVIDIA's StyleGAN2 files, read without running the code inside them, and turned into safetensors once.
+"""StyleGAN2 files of others, read without running the code inside them, and turned into safetensors once.
 
     python -m glasslib.generators.stylegan2.snapshots in.pkl out.safetensors
 
-A file of StyleGAN2-ADA (PyTorch) holds the source code of its classes and asks for it to be executed; one of StyleGAN2
-(TensorFlow) does the same with its build function. Only the arguments and the weights are read here (safe_pickle.py).
-What comes out is one safetensors file with the three networks, so that one hash covers them and they cannot be mixed
-with those of another file; a safetensors file is read in parts, so the networks not asked for cost nothing.
+NVIDIA's .pkl of three repositories: stylegan2 (TensorFlow), stylegan2-ada-pytorch, and stylegan3 where it trains a
+StyleGAN2; and the .pt of rosinality's stylegan2-pytorch (rosinality.py). A .pkl for PyTorch holds the source code of
+its classes and asks for it to be executed; one for TensorFlow does the same with its build function. Only the arguments
+and the weights are read here (safe_pickle.py). What comes out is one safetensors file with the three networks, so that
+one hash covers them and they cannot be mixed with those of another file; it is read in parts, so the networks not asked
+for cost nothing.
 
 Source: Karras et al. 2020, https://github.com/NVlabs/stylegan2-ada-pytorch (torch_utils/persistence.py, legacy.py).
 """
 
-import mmap
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,26 +22,29 @@ import numpy as np
 import torch
 from torch import nn
 
+from glasslib.generators.stylegan2 import rosinality
 from glasslib.generators.stylegan2.arguments import (
     TENSORFLOW_VERSIONS,
     discriminator_config,
     generator_config,
+    is_of_stylegan3,
     short,
     tensorflow_discriminator_config,
     tensorflow_generator_config,
 )
 from glasslib.generators.stylegan2.arrays import ARRAY_NAMES, TENSOR_NAMES, from_tensorflow, numpy_array, torch_array
-from glasslib.generators.stylegan2.generator import StyleGAN2Generator, pack_networks
+from glasslib.generators.stylegan2.generator import StyleGAN2Generator, pack_networks, with_drawn_head
 from glasslib.generators.stylegan2.layers import fir_filter
 from glasslib.generators.stylegan2.networks import Discriminator, GeneratorNetwork
 from glasslib.generators.stylegan2.safe_pickle import Record, Refused, read_plain
+from glasslib.weights.integrity import ZIP, fault
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 PERSISTENCE_VERSION = 6
 TENSORFLOW = "dnnlib.tflib.network.Network"
 ALLOWED = TENSOR_NAMES | ARRAY_NAMES | {PERSISTENT, TENSORFLOW, "dnnlib.util.EasyDict", "builtins.set"}
 CLASSES = {"G": "Generator", "G_ema": "Generator", "D": "Discriminator"}
-MAX_BYTES = 4 * 2**30  # the largest released file has 0.4 GB
+MAX_BYTES = 2**29  # the largest released file has 0.4 GB
 
 Weights = dict[str, np.ndarray]
 
@@ -50,29 +54,43 @@ class StyleGAN2Networks:
     """What a file holds.
 
     Attributes:
-        G: the generator as trained, which CLIP-GLaSS used.
+        G: the generator as trained, which CLIP-GLaSS used; None where a .pt was written without it.
         G_ema: its running average, which gives better pictures.
-        D: the discriminator.
+        D: the discriminator; None as for G.
         config: {"generator": ..., "discriminator": ...}, the arguments of our networks.
     """
 
-    G: GeneratorNetwork
+    G: GeneratorNetwork | None
     G_ema: GeneratorNetwork
-    D: Discriminator
+    D: Discriminator | None
     config: dict
 
-    def generator(self, *, which: str = "G_ema", **options) -> StyleGAN2Generator:
-        """Wrap "G" or "G_ema" and the discriminator; `options` are those of StyleGAN2Generator."""
+    def generator(
+        self, *, which: str = "G_ema", head_rng: torch.Generator | None = None, **options
+    ) -> StyleGAN2Generator:
+        """Wrap "G" or "G_ema" and the discriminator.
+
+        Args:
+            which: "G" or "G_ema".
+            head_rng: draws the discriminator's last two layers anew, as CLIP-GLaSS did (`with_drawn_head`); None keeps
+                the file's.
+            options: those of StyleGAN2Generator.
+        """
         if which not in ("G", "G_ema"):
             raise ValueError(f"which must be 'G' or 'G_ema', got {which!r}")
-        return StyleGAN2Generator(getattr(self, which), self.D, config=self.config, **options)
+        if getattr(self, which) is None:
+            raise ValueError("this file holds no raw generator; use which='G_ema'")
+        if head_rng is not None and self.D is None:
+            raise ValueError("head_rng needs a discriminator, and this file holds none")
+        discriminator = self.D if head_rng is None else with_drawn_head(self.D, rng=head_rng)
+        return StyleGAN2Generator(getattr(self, which), discriminator, config=self.config, **options)
 
 
 def read_networks(path: str | Path) -> StyleGAN2Networks:
-    """Read a .pkl of StyleGAN2 or StyleGAN2-ADA: PyTorch's, or TensorFlow's of configs E and F without labels.
+    """Read a .pkl of NVIDIA's: PyTorch's, or TensorFlow's of configs E and F without labels; or rosinality's .pt.
 
     Args:
-        path: read in parts, never unpickled by Python or torch.
+        path: read in parts. A .pkl is never unpickled by Python or torch, a .pt only as tensors.
 
     Returns:
         Networks in float32 on the CPU, for inference.
@@ -85,11 +103,13 @@ def read_networks(path: str | Path) -> StyleGAN2Networks:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no StyleGAN2 file at {path}; run: make weights")
+    if path.suffix in (".pt", ".pth"):
+        return StyleGAN2Networks(**rosinality.read_parts(path))
     try:
         return _networks(_records(path))
     except Refused as reason:
         raise ValueError(
-            f"{path} is refused: {reason}. Nothing in it was run; download it again from NVIDIA"
+            f"{path} is refused: {reason}. Nothing in it was run; fetch a whole StyleGAN2 file"
         ) from reason
 
 
@@ -106,6 +126,8 @@ def convert(source: str | Path, target: str | Path) -> None:
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"the target must end in .safetensors, got {target}")
     networks = read_networks(source)
+    if missing := [name for name in CLASSES if getattr(networks, name) is None]:
+        raise ValueError(f"{source} must hold G, D and G_ema to be converted, and lacks {', '.join(missing)}")
     pack_networks(Path(target), {name: getattr(networks, name) for name in CLASSES}, config=networks.config)
 
 
@@ -113,9 +135,13 @@ def _records(path: Path) -> Any:
     n_bytes = path.stat().st_size
     if not 0 < n_bytes <= MAX_BYTES:
         raise Refused(f"it must have 1 to {MAX_BYTES} bytes, got {n_bytes}")
-    # A map gives no more than the file has, whatever length the file claims; a plain file would allocate it first.
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        return read_plain(stream, ALLOWED)
+    if wrong := fault(path, suffix=""):
+        raise Refused(f"it is {wrong}")
+    with open(path, "rb") as file:
+        if file.read(4) == ZIP:
+            raise Refused("it is a zip archive, as torch.save writes: rename it to .pt if it is rosinality's")
+        file.seek(0)
+        return read_plain(file, ALLOWED)
 
 
 def _networks(data: Any) -> StyleGAN2Networks:
@@ -125,7 +151,8 @@ def _networks(data: Any) -> StyleGAN2Networks:
         missing = [name for name in CLASSES if data.get(name) is None]
         if missing:
             raise Refused(f"it has no {', '.join(missing)}; a StyleGAN2 file holds G, D and G_ema")
-        found = {name: _from_torch(data[name], name) for name in CLASSES}
+        of_stylegan3 = is_of_stylegan3(_persistent(data["G_ema"], "G_ema")[1].get("_init_kwargs"))
+        found = {name: _from_torch(data[name], name, of_stylegan3=of_stylegan3) for name in CLASSES}
     else:
         raise Refused(f"it must hold a dict or a tuple of three networks, got {short(data)}")
     if found["G"][0] != found["G_ema"][0]:
@@ -140,14 +167,18 @@ def _networks(data: Any) -> StyleGAN2Networks:
     )
 
 
-def _from_torch(record: Any, name: str) -> tuple[dict, Weights]:
-    """Give the arguments and the state dict of a network of StyleGAN2-ADA (PyTorch)."""
+def _from_torch(record: Any, name: str, *, of_stylegan3: bool) -> tuple[dict, Weights]:
+    """Give the arguments and the state dict of a network of StyleGAN2-ADA (PyTorch) or stylegan3."""
     class_name, state = _persistent(record, name)
     if class_name != CLASSES[name]:
         raise Refused(f"its {name} must be a {CLASSES[name]}, got a {class_name[:60]!r}")
+    synthesis = state.get("_modules", {}).get("synthesis") if type(state.get("_modules")) is dict else None
+    if synthesis is not None and "input" in (_persistent(synthesis, name)[1].get("_modules") or ()):
+        raise Refused("it is a StyleGAN3 (its synthesis has an input layer), and only StyleGAN2 is read")
     if state.get("_init_args") != ():
         raise Refused(f"its {name} must have been made by named arguments")
-    config = (discriminator_config if name == "D" else generator_config)(state.get("_init_kwargs"))
+    kwargs = state.get("_init_kwargs")
+    config = discriminator_config(kwargs, of_stylegan3=of_stylegan3) if name == "D" else generator_config(kwargs)
     weights: Weights = {}
     _collect(state, name, "", weights)
     return config, weights

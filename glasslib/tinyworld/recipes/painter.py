@@ -71,6 +71,7 @@ def load_parts(folder: Path) -> tuple[nn.Module, nn.Module, object]:
                 f"no {name} under {folder}; run: python -m glasslib.tinyworld.recipes.{recipe} --out {folder / recipe}"
             )
     autoencoder = AutoencoderTiny.from_pretrained(folder / "painter_vae" / "vae")
+    autoencoder.register_to_config(_name_or_path="")  # else the folder's path is saved with it
     text_encoder = CLIPTextModel.from_pretrained(folder / "painter_text" / "text_encoder")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "painter_text" / "tokenizer")
     return (
