@@ -119,8 +119,8 @@ def test_biggan_in_both_arms_at_full_size(load):
         assert space.dim == 1128 and set(space.kinds.tolist()) == kinds
         assert (space.lower[:128] == -2).all() and (space.upper[:128] == 2).all()
     search = faithful.search(rng=np.random.default_rng(0), popsize=2)
-    assert search._operators.mixed_prob == 0.9
-    assert fixed.search(rng=np.random.default_rng(0), popsize=2)._operators.mixed_prob is None
+    assert search._breeder._mixed_prob == 0.9
+    assert fixed.search(rng=np.random.default_rng(0), popsize=2)._breeder._mixed_prob is None
     result = loop.run(search, faithful.objectives("a mountain lake"), n_generations=1, progress=False)
     assert set(np.unique(result.best.x[128:])) <= {0.0, 1.0} and -1 <= result.best.score <= 1
     assert fixed.make(fixed.generator.latent_space.sample(1, rng=np.random.default_rng(0))).shape == (1, 3, 256, 256)
