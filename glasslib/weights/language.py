@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from glasslib.weights.integrity import check_whole, read_config
-from glasslib.weights.states import MASK_BUFFERS, SPARE, built, check_finite, check_numbers, n_values, read_state, without_prefix
+from glasslib.weights.states import (
+    MASK_BUFFERS,
+    SPARE,
+    built,
+    check_finite,
+    check_numbers,
+    n_values,
+    read_state,
+    without_prefix,
+)
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in one file, or in pieces that <name>.index.json lists
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json")
