@@ -33,7 +33,7 @@ PUBLISHED = {
 def random_clip():
     """A ViT-B/32 of random weights, as `load_open_clip` gives it, but made once for all presets here."""
     made = load_open_clip("ViT-B-32", "openai", weights="random", rng=torch.Generator().manual_seed(0))
-    return made._model, made._tokenizer
+    return made._model, made.tokenizer
 
 
 @pytest.fixture
