@@ -27,7 +27,7 @@ N_SCENES = 16_000  # before their twins
 EXCHANGES = ("colours", "shapes", "places")
 KINDS = {"plain": ("tiny-clip", 21), "hard": ("tiny-clip", 22), "judge": ("tiny-judge", 23)}  # model and seed
 HARD_FROM = 150  # step up to which all batches are random; then every fourth is
-N_PAIRS = 150_000
+N_PAIRS = 100_000
 WORDS, BOUND = 16, 16 + 64 + 32 + 32  # tags: shapes and colours; and which belongs to which, and to which side
 
 
