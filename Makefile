@@ -67,7 +67,8 @@ lab: $(READY) $(KERNEL) ## open JupyterLab on this machine only, with a token (A
 	  $(if $(filter 0,$(shell id -u)),--allow-root) \
 	  --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
-bench: $(READY) ## measure speed and what no notebook measures, into results/bench/
+bench: $(READY) ## measure speed and what no notebook measures, and run the long tests of tests/acceptance
+	@$(PY) -m pytest -m acceptance tests/acceptance
 	@$(PY) -m glasslib.bench
 	@$(PY) -m glasslib.commands.scoreboard
 

@@ -97,6 +97,8 @@ class Preset:
         module, name = SEARCHES[method]
         search = getattr(importlib.import_module(f"glasslib.search.{module}"), name)
         own = {"operators": self.operators} if module == "genetic" and self.operators is not None else {}
+        if method == "NSGA-II" and self.arm == "faithful":
+            own["faithful"] = True  # crowding as its pymoo computed it
         return search(self.generator.latent_space, rng=rng, **{"popsize": self.popsize, **own, **settings})
 
     def scores(self, target: str | Tensor) -> Callable[[np.ndarray], Tensor]:

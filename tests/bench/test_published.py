@@ -123,7 +123,7 @@ def test_the_plain_clip_has_its_own_activation_back_and_the_same_weights():
 
 def test_plain_writing_equals_ours():
     model, tokenizer = gpt2.load(models.WEIGHTS / "gpt2")
-    ours = gpt2.Gpt2Generator(model, tokenizer, **gpt2.GLASS)
+    ours = gpt2.Gpt2Generator(model, tokenizer, context_ends=True, **gpt2.GLASS)
     contexts = torch.as_tensor(ours.latent_space.sample(30, rng=np.random.default_rng(0))).long()
     texts = glass.write(model, tokenizer, contexts)
     # the tiny tokenizer decodes a space before the end-of-text that is cut off; GPT-2's own does not

@@ -91,6 +91,8 @@ def test_stylegan2_in_both_arms_at_full_size(load):
     assert not torch.equal(first, second)  # fresh noise at each call
     assert (faithful.generator.shifted_skip, faithful.generator.judged_in) == (True, 4)
     assert (fixed.generator.shifted_skip, fixed.generator.judged_in) == (False, None)
+    crowded = [arm.search(rng=np.random.default_rng(0)).identity["faithful"] for arm in (faithful, fixed)]
+    assert crowded == [True, False]  # crowding as the pinned pymoo has it
     # CLIP-GLaSS's similarity, written out: no filter, no mean, no deviation
     model, tokenizer = faithful.embedder._model, faithful.embedder.tokenizer
     small = F.interpolate(first, size=(224, 224), mode="bilinear", align_corners=False)

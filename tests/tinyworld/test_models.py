@@ -21,6 +21,7 @@ from glasslib.tinyworld import (
     zeroshot,
 )
 from glasslib.tinyworld.models import WEIGHTS
+from glasslib.tinyworld.recipes import two_clip
 
 CARDS = sorted(WEIGHTS.glob("*/card.json"))
 
@@ -37,7 +38,18 @@ def pictures(world):
 
 def test_every_model_is_there_with_its_card():
     names = [card.parent.name for card in CARDS]
-    assert names == ["biggan", "captioner", "clip", "gpt2", "judge", "oracle", "painter", "stylegan2", "two_oracle"]
+    assert names == [
+        "biggan",
+        "captioner",
+        "clip",
+        "gpt2",
+        "judge",
+        "oracle",
+        "painter",
+        "stylegan2",
+        "two_hard",
+        "two_oracle",
+    ]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
@@ -90,6 +102,15 @@ def test_the_oracle_of_two_things_reads_held_out_renders():
         scenes.render(alone, rng=torch.Generator().manual_seed(98), size=32)
     )
     assert layout.is_two.mean() < 0.05
+
+
+def test_the_scorer_of_hard_twins_knows_binding_and_relation_and_the_tiny_clip_does_not():
+    knows = {name: two_clip.knows(embedder, n=200, seed=96) for name, embedder in (
+        ("hard", models.load_two_clip("hard")), ("tiny", models.load_clip()))}  # fmt: skip
+    assert min(knows["hard"][aspect] for aspect in ("binding", "shapes", "relation")) >= 0.95
+    assert knows["tiny"]["binding"] < 0.8
+    with pytest.raises(ValueError, match="kind must be one of .*got 'soft'"):
+        models.load_two_clip("soft")
 
 
 def test_the_painter_draws_some_of_what_is_asked_and_listens():

@@ -71,7 +71,7 @@ def test_knows_counts_who_is_nearer():
         def embed_images(self, images):
             return torch.stack(self.rows)
 
-        def embed_texts(self, texts, *, remember):
+        def embed_texts(self, texts):
             return torch.stack([self.of(two_things.parse(text)) for text in texts])
 
     report = two_clip.knows(Embedder(), n=200, seed=7)
