@@ -66,8 +66,8 @@ def test_trusted_files_are_named_as_such():
     unverified = {
         file.path.split("/")[0] for name in registry.PRESETS for file in registry.files(name) if not file.sha256
     }
-    assert unverified == {"clip-rn50x4", "biggan-deep-512", "stylegan2"}
-    assert trusted == "CLIP RN50x4, BigGAN-deep 512, StyleGAN2 (ffhq, church, car)"
+    assert unverified == {"clip-rn50x4", "biggan-deep-512", "stylegan2", "sd-turbo"}
+    assert trusted == "CLIP RN50x4, BigGAN-deep 512, StyleGAN2 (ffhq, church, car), SD-Turbo"
 
 
 def test_the_readmes_snippet_saves_a_picture(tmp_path, monkeypatch):
