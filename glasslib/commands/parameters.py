@@ -48,7 +48,14 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Whether a value may stand where the default stands; None as default says that nothing is known."""
+    """Whether a value may stand where the default stands; None as default says that nothing is known.
+
+    Where the default has a value for each scale, one value for all of them may stand in its place.
+    """
+    if isinstance(default, dict) and set(default) == {"quick", "full"}:
+        if isinstance(value, dict):
+            return set(value) == set(default) and all(_fits(value[scale], default[scale]) for scale in default)
+        return value is None or any(_fits(value, each) for each in default.values() if each is not None)
     if default is None or isinstance(default, bool) or isinstance(value, bool):
         return default is None or type(value) is type(default)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))

@@ -94,6 +94,18 @@ def test_only_a_refresh_may_change_the_committed_parameters(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("value", "fits"),
+    [(3, True), ({"quick": 1, "full": 9}, True), (None, True), ("3", False), (2.5, False), ({"quick": 1}, False)],
+)
+def test_one_value_may_stand_for_all_scales(tmp_path, value, fits):
+    path = toy(tmp_path / "x.ipynb", 'n = {"quick": 2, "full": None}', "n")
+    if fits:
+        return parameters.check_parameters(path, {"n": value})
+    with pytest.raises(ValueError, match="x.ipynb: n must be dict as"):
+        parameters.check_parameters(path, {"n": value})
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["figures", "07"], "no notebook begins with 07; there is 01_a, 02_b"),
